@@ -1,0 +1,1 @@
+"""PURE folds from events to rows; knows no connection and no clock."""

@@ -1,0 +1,1 @@
+"""The shell: everything with a socket, a clock or a key; business rules live in `events`."""

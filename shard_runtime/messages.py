@@ -1,0 +1,296 @@
+"""What a shard runtime is told and what it says: commands, reports, tokens, their subjects, and the sealing of prompts.
+
+Knows nothing of torch, of the event log or of HTTP. Every message is one msgspec struct, JSON on the wire, tagged by
+`kind`, strict about unknown fields; `decode_command` and `decode_report` are the only way in.
+"""
+
+import base64
+import hashlib
+from typing import Literal
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+COMMANDS_STREAM = "CP_COMMANDS"
+REPORTS_STREAM = "CP_REPORTS"
+
+Dtype = Literal["float32", "bfloat16"]
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+class _Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
+    pass
+
+
+class PlanMember(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One stage of the ring: decoder layers `[first_layer, end_layer)` on one node."""
+
+    node_id: str
+    mesh_key: str
+    """ed25519 public key of the node on the mesh, 64 hex digits."""
+    first_layer: int
+    end_layer: int
+
+
+class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the exit picks a token. temperature 0 = greedy; top_k 0 and top_p 1 = off. `seed` is 64-bit unsigned."""
+
+    seed: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+class SealedContent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What only the entry node may read. Travels encrypted inside `Generate.sealed`."""
+
+    prompt_ids: tuple[int, ...]
+    nonce: str
+    """32 random bytes, hex: blinds the commitments in the event log."""
+    stop: tuple[str, ...] = ()
+    resume_ids: tuple[int, ...] = ()
+    """Tokens already given to the client by an earlier epoch; generation goes on after them."""
+
+
+class LoadSlice(_Wire, frozen=True, tag="load_slice"):
+    """Load your range of the model and join the ring `members` (in ring order, entry first) at `epoch`."""
+
+    command_id: str
+    pool_id: str
+    epoch: int
+    model: str
+    """A directory of safetensors, or its name below the worker's model directories."""
+    weights_digest: str
+    """SHA-256 hex of the canonical weights manifest, see `shard_runtime.slices`."""
+    dtype: Dtype
+    members: tuple[PlanMember, ...]
+    max_context: int
+    """Tokens of prompt plus completion that one request may use."""
+    kv_slots: int
+    """Requests that may hold a KV cache at once."""
+
+
+class UnloadSlice(_Wire, frozen=True, tag="unload_slice"):
+    """Leave the pool's ring and free its weights and KV."""
+
+    command_id: str
+    pool_id: str
+    epoch: int
+
+
+class Generate(_Wire, frozen=True, tag="generate"):
+    """Run one request; sent to the entry node only. `command_id` makes it idempotent."""
+
+    command_id: str
+    pool_id: str
+    epoch: int
+    session_id: str
+    request_id: str
+    sealed: str
+    """`seal_for` of a `SealedContent` to the entry's seal key, with the request id as associated data."""
+    sampling: Sampling
+    max_tokens: int
+    deadline_unix_ms: int
+    """After this moment nobody waits for the answer: the command is obsolete."""
+
+
+class Cancel(_Wire, frozen=True, tag="cancel"):
+    """Stop a request and free its KV on every shard."""
+
+    command_id: str
+    pool_id: str
+    epoch: int
+    request_id: str
+    reason: str
+
+
+Command = LoadSlice | UnloadSlice | Generate | Cancel
+
+
+class CapabilitiesMeasured(_Wire, frozen=True, tag="capabilities_measured"):
+    """What a node can hold and how fast it computes, measured by itself at start."""
+
+    report_id: str
+    node_id: str
+    memory_bytes: int
+    matmul_gflops: float
+    device: str
+    runtime_version: str
+
+
+class SliceLoaded(_Wire, frozen=True, tag="slice_loaded"):
+    report_id: str
+    node_id: str
+    pool_id: str
+    epoch: int
+    first_layer: int
+    end_layer: int
+    weights_digest: str
+    slice_bytes: int
+    load_ms: int
+
+
+class SliceFailed(_Wire, frozen=True, tag="slice_failed"):
+    report_id: str
+    node_id: str
+    pool_id: str
+    epoch: int
+    code: str
+    detail: str
+
+
+class GenerationEnded(_Wire, frozen=True, tag="generation_ended"):
+    """The entry's account of one request. `error_code` is set when, and only when, `finish_reason` is "error"."""
+
+    report_id: str
+    node_id: str
+    pool_id: str
+    epoch: int
+    session_id: str
+    request_id: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    output_commitment: str
+    """`commitment(nonce, text of the completion)`."""
+    prefill_ms: int
+    decode_ms: int
+    error_code: str | None = None
+
+
+class NodeStopping(_Wire, frozen=True, tag="node_stopping"):
+    """A worker's last word on a clean shutdown."""
+
+    report_id: str
+    node_id: str
+    reason: str
+
+
+Report = CapabilitiesMeasured | SliceLoaded | SliceFailed | GenerationEnded | NodeStopping
+
+
+class HopTiming(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One stage's share of the time of one request, medians over its steps, in milliseconds."""
+
+    node_id: str
+    compute_ms: float
+    hop_in_ms: float
+
+
+class Tokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Entry to gateway over core NATS: `ids` are tokens number `index`, `index + 1`, ... of the completion.
+
+    `text` is the new text, whole UTF-8 only, so it may be empty. The last message has `finish_reason` and is sent
+    again until the gateway answers (request-reply with the body b"ok"), or until three seconds have passed.
+    """
+
+    request_id: str
+    epoch: int
+    index: int
+    ids: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason | None = None
+    error_code: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    hops: tuple[HopTiming, ...] = ()
+
+
+class Alive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A node's heartbeat over core NATS, every `HEARTBEAT_SECONDS`."""
+
+    node_id: str
+    sent_unix_ms: int
+    active_requests: int
+    kv_slots_used: int
+    pools: tuple[str, ...]
+    """"<pool_id>:<epoch>" of every slice that is loaded and ready."""
+
+
+HEARTBEAT_SECONDS = 1.0
+
+_command = msgspec.json.Decoder(Command)
+_report = msgspec.json.Decoder(Report)
+encode = msgspec.json.encode
+
+
+def decode_command(raw: bytes) -> Command:
+    """Raises msgspec.ValidationError or msgspec.DecodeError on anything but a well-formed command."""
+    return _command.decode(raw)
+
+
+def decode_report(raw: bytes) -> Report:
+    """Raises msgspec.ValidationError or msgspec.DecodeError on anything but a well-formed report."""
+    return _report.decode(raw)
+
+
+def kind_of(message: Command | Report) -> str:
+    """The wire tag, e.g. "generate"."""
+    return str(message.__struct_config__.tag)
+
+
+def command_subject(node_id: str, kind: str) -> str:
+    return f"cp.commands.{node_id}.{kind}"
+
+
+def report_subject(node_id: str, kind: str) -> str:
+    return f"cp.reports.{node_id}.{kind}"
+
+
+def tokens_subject(node_id: str, request_id: str) -> str:
+    return f"cp.tokens.{node_id}.{request_id}"
+
+
+def alive_subject(node_id: str) -> str:
+    return f"cp.alive.{node_id}"
+
+
+def command_consumer(node_id: str) -> str:
+    """Name of the durable pull consumer on CP_COMMANDS that the orchestrator makes for a node."""
+    return f"node_{node_id}"
+
+
+def inbox_prefix(role: str, member: str) -> str:
+    """Every NATS user has an inbox of its own, so that nobody reads another's replies."""
+    return f"_INBOX_{role}_{member}"
+
+
+def commitment(nonce_hex: str, text: str) -> str:
+    """SHA-256(nonce || UTF-8 text), hex: what the event log holds instead of a prompt or an answer."""
+    return hashlib.sha256(bytes.fromhex(nonce_hex) + text.encode()).hexdigest()
+
+
+class SealBroken(Exception):
+    """seal_broken: the sealed content can't be opened with this node's key; ask for the node's current seal key."""
+
+    code = "seal_broken"
+
+
+def _seal_key(shared: bytes, ephemeral: bytes, recipient: bytes) -> bytes:
+    return HKDF(hashes.SHA256(), 32, salt=None, info=b"computepool seal v1" + ephemeral + recipient).derive(shared)
+
+
+def seal_for(seal_key_hex: str, content: SealedContent, request_id: str) -> str:
+    """Encrypt to an X25519 public key (hex). Fresh ephemeral key each time, hence the fixed nonce. Returns base64."""
+    recipient = bytes.fromhex(seal_key_hex)
+    secret = X25519PrivateKey.generate()
+    ephemeral = secret.public_key().public_bytes_raw()
+    key = _seal_key(secret.exchange(X25519PublicKey.from_public_bytes(recipient)), ephemeral, recipient)
+    box = ChaCha20Poly1305(key).encrypt(bytes(12), encode(content), request_id.encode())
+    return base64.b64encode(ephemeral + box).decode()
+
+
+def open_sealed(secret: X25519PrivateKey, sealed: str, request_id: str) -> SealedContent:
+    """Raises SealBroken when the box is not for this key and this request."""
+    try:
+        raw = base64.b64decode(sealed, validate=True)
+        ephemeral, box = raw[:32], raw[32:]
+        shared = secret.exchange(X25519PublicKey.from_public_bytes(ephemeral))
+        key = _seal_key(shared, ephemeral, secret.public_key().public_bytes_raw())
+        return msgspec.json.decode(ChaCha20Poly1305(key).decrypt(bytes(12), box, request_id.encode()), type=SealedContent)
+    except (ValueError, InvalidTag, msgspec.DecodeError) as broken:
+        raise SealBroken(str(broken)) from broken
