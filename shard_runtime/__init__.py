@@ -1,1 +1,4 @@
-"""The worker: runs a range of a model's layers and talks to its neighbours; knows nothing of Postgres, pools' money or HTTP clients."""
+"""The worker: runs a range of a model's layers and talks to its neighbours.
+
+Knows nothing of Postgres, of pools' money or of HTTP clients.
+"""

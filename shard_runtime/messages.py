@@ -1,7 +1,7 @@
-"""What a shard runtime is told and what it says: commands, reports, tokens, their subjects, and the sealing of prompts.
+"""What a shard runtime is told and what it says: commands, reports, tokens, their subjects, sealed prompts.
 
-Knows nothing of torch, of the event log or of HTTP. Every message is one msgspec struct, JSON on the wire, tagged by
-`kind`, strict about unknown fields; `decode_command` and `decode_report` are the only way in.
+Knows nothing of torch, of the event log or of HTTP. Every message is one msgspec struct, JSON on the wire,
+tagged by `kind`, strict about unknown fields; `decode_command` and `decode_report` are the only way in.
 """
 
 import base64
@@ -37,7 +37,7 @@ class PlanMember(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the exit picks a token. temperature 0 = greedy; top_k 0 and top_p 1 = off. `seed` is 64-bit unsigned."""
+    """How the exit picks a token. temperature 0 = greedy; top_k 0 and top_p 1 = off. `seed` is 64-bit."""
 
     seed: int
     temperature: float = 0.0
@@ -144,7 +144,7 @@ class SliceFailed(_Wire, frozen=True, tag="slice_failed"):
 
 
 class GenerationEnded(_Wire, frozen=True, tag="generation_ended"):
-    """The entry's account of one request. `error_code` is set when, and only when, `finish_reason` is "error"."""
+    """The entry's account of one request. `error_code` is set exactly when `finish_reason` is "error"."""
 
     report_id: str
     node_id: str
@@ -170,7 +170,20 @@ class NodeStopping(_Wire, frozen=True, tag="node_stopping"):
     reason: str
 
 
-Report = CapabilitiesMeasured | SliceLoaded | SliceFailed | GenerationEnded | NodeStopping
+class CommandRefused(_Wire, frozen=True, tag="command_refused"):
+    """A command that can never be carried out was taken off the queue. Ids only: never what it held."""
+
+    report_id: str
+    node_id: str
+    command_id: str
+    """Empty when the message was too broken to tell."""
+    code: str
+    """`malformed` | `unknown_pool` | ..."""
+    stream_seq: int
+    """Where it stood in CP_COMMANDS."""
+
+
+Report = CapabilitiesMeasured | SliceLoaded | SliceFailed | GenerationEnded | NodeStopping | CommandRefused
 
 
 class HopTiming(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -184,8 +197,8 @@ class HopTiming(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Tokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Entry to gateway over core NATS: `ids` are tokens number `index`, `index + 1`, ... of the completion.
 
-    `text` is the new text, whole UTF-8 only, so it may be empty. The last message has `finish_reason` and is sent
-    again until the gateway answers (request-reply with the body b"ok"), or until three seconds have passed.
+    `text` is the new text, whole UTF-8 only, so it may be empty. The last message has `finish_reason` and is
+    sent again until the gateway answers (request-reply with the body b"ok") or three seconds have passed.
     """
 
     request_id: str
@@ -213,8 +226,8 @@ class Alive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 HEARTBEAT_SECONDS = 1.0
 
-_command = msgspec.json.Decoder(Command)
-_report = msgspec.json.Decoder(Report)
+_command: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
+_report: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 encode = msgspec.json.encode
 
 
@@ -265,17 +278,18 @@ def commitment(nonce_hex: str, text: str) -> str:
 
 
 class SealBroken(Exception):
-    """seal_broken: the sealed content can't be opened with this node's key; ask for the node's current seal key."""
+    """seal_broken: the sealed content does not open with this node's key; ask for its current seal key."""
 
     code = "seal_broken"
 
 
 def _seal_key(shared: bytes, ephemeral: bytes, recipient: bytes) -> bytes:
-    return HKDF(hashes.SHA256(), 32, salt=None, info=b"computepool seal v1" + ephemeral + recipient).derive(shared)
+    info = b"computepool seal v1" + ephemeral + recipient
+    return HKDF(hashes.SHA256(), 32, salt=None, info=info).derive(shared)
 
 
 def seal_for(seal_key_hex: str, content: SealedContent, request_id: str) -> str:
-    """Encrypt to an X25519 public key (hex). Fresh ephemeral key each time, hence the fixed nonce. Returns base64."""
+    """Encrypt to an X25519 public key (hex); returns base64. Fresh ephemeral key, hence the fixed nonce."""
     recipient = bytes.fromhex(seal_key_hex)
     secret = X25519PrivateKey.generate()
     ephemeral = secret.public_key().public_bytes_raw()
@@ -291,6 +305,7 @@ def open_sealed(secret: X25519PrivateKey, sealed: str, request_id: str) -> Seale
         ephemeral, box = raw[:32], raw[32:]
         shared = secret.exchange(X25519PublicKey.from_public_bytes(ephemeral))
         key = _seal_key(shared, ephemeral, secret.public_key().public_bytes_raw())
-        return msgspec.json.decode(ChaCha20Poly1305(key).decrypt(bytes(12), box, request_id.encode()), type=SealedContent)
+        opened = ChaCha20Poly1305(key).decrypt(bytes(12), box, request_id.encode())
+        return msgspec.json.decode(opened, type=SealedContent)
     except (ValueError, InvalidTag, msgspec.DecodeError) as broken:
         raise SealBroken(str(broken)) from broken
