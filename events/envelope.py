@@ -1,0 +1,246 @@
+"""The envelope: one message is one commit, 1..N events of one aggregate as a CloudEvents JSON batch.
+
+Holds the type registry, the upcasters and the JSON Schema. Knows nothing of NATS: subjects, headers and payloads are
+plain values here.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+import msgspec
+
+from events import node, pool, session
+from events.ids import commit_id, event_id
+from events.kernel import Decider, Event, Rejected
+
+EVENTS_STREAM = "CP_EVENTS"
+SUBJECT_PREFIX = "cp.events"
+CONTENT_TYPE = "application/cloudevents-batch+json"
+HEADER_WRITER = "cp-writer"
+HEADER_SIGNATURE = "cp-sig"
+MAX_EVENTS_PER_COMMIT = 256
+POSITION_STRIDE = 1024
+"""A position is sequence * POSITION_STRIDE + index: one integer that orders every event of the log."""
+
+DECIDERS: dict[str, Decider[Any, Any, Any]] = {
+    "node": node.node,
+    "pool": pool.pool,
+    "session": session.session,
+}
+"""Every aggregate kind that the log may hold."""
+
+_UNIONS: dict[str, Any] = {"node": node.NodeEvent, "pool": pool.PoolEvent, "session": session.SessionEvent}
+EVENT_CLASSES: dict[str, type[Event]] = {
+    str(cls.__struct_config__.tag): cls for union in _UNIONS.values() for cls in get_args(union)
+}
+"""Wire name to class: the current version of every event type."""
+
+UPCASTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""Wire name of an OLD version to a pure function from its data to the next version's data (with the new `type`)."""
+
+
+class UnknownEventType(Exception):
+    """unknown_event_type: the log holds a type or version that this program does not know; upgrade it, never skip."""
+
+    code = "unknown_event_type"
+
+
+class MalformedCommit(Exception):
+    """malformed_commit: the bytes at this position are not a commit of ours; the log needs an auditor."""
+
+    code = "malformed_commit"
+
+
+class CloudEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One event on the wire. `cpversion` counts the aggregate's events from 1."""
+
+    specversion: str
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: str
+    datacontenttype: str
+    cpversion: int
+    cpcommand: str
+    cpcorrelation: str
+    cpcausation: str
+    data: msgspec.Raw
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """Where a command comes from: its id (idempotency key), what it belongs to, what made it, and when (unix ms)."""
+
+    command_id: str
+    correlation_id: str
+    causation_id: str
+    at_unix_ms: int
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """An event as it stands in the log."""
+
+    sequence: int
+    index: int
+    kind: str
+    aggregate_id: str
+    version: int
+    event_id: str
+    commit_id: str
+    command_id: str
+    type: str
+    time_unix_ms: int
+    correlation_id: str
+    causation_id: str
+    writer: str
+    event: Any
+
+    @property
+    def position(self) -> int:
+        return self.sequence * POSITION_STRIDE + self.index
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """What is appended: bytes ready for the log, and the id that makes a retry the same commit."""
+
+    kind: str
+    aggregate_id: str
+    commit_id: str
+    payload: bytes
+
+    @property
+    def subject(self) -> str:
+        return subject_of(self.kind, self.aggregate_id)
+
+
+def subject_of(kind: str, aggregate_id: str) -> str:
+    return f"{SUBJECT_PREFIX}.{kind}.{aggregate_id}"
+
+
+def aggregate_of(subject: str) -> tuple[str, str]:
+    """(kind, id) of a subject. Raises MalformedCommit."""
+    parts = subject.split(".")
+    if len(parts) != 4 or parts[2] not in DECIDERS or not subject.startswith(SUBJECT_PREFIX + "."):
+        raise MalformedCommit(f"subject {subject!r}")
+    return parts[2], parts[3]
+
+
+def encode_commit(
+    kind: str, aggregate_id: str, first_version: int, events: tuple[Event, ...], cause: Cause
+) -> Commit:
+    """`first_version` is the aggregate version of the first event (1 for a new aggregate)."""
+    if not 1 <= len(events) <= MAX_EVENTS_PER_COMMIT:
+        raise ValueError(f"a commit holds 1..{MAX_EVENTS_PER_COMMIT} events, not {len(events)}")
+    commit = commit_id(cause.command_id)
+    time = datetime.fromtimestamp(cause.at_unix_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    batch = [
+        CloudEvent(
+            specversion="1.0",
+            id=event_id(commit, index),
+            source="computepool",
+            type=str(event.__struct_config__.tag),
+            subject=f"{kind}/{aggregate_id}",
+            time=time.replace("+00:00", "Z"),
+            datacontenttype="application/json",
+            cpversion=first_version + index,
+            cpcommand=cause.command_id,
+            cpcorrelation=cause.correlation_id,
+            cpcausation=cause.causation_id,
+            data=msgspec.Raw(msgspec.json.encode(event)),
+        )
+        for index, event in enumerate(events)
+    ]
+    return Commit(kind, aggregate_id, commit, msgspec.json.encode(batch))
+
+
+_batch = msgspec.json.Decoder(list[CloudEvent])
+_decoders = {name: msgspec.json.Decoder(cls) for name, cls in EVENT_CLASSES.items()}
+
+
+def decode_commit(
+    subject: str, sequence: int, headers: Mapping[str, str], payload: bytes
+) -> tuple[Recorded, ...]:
+    """The events of one message. Raises MalformedCommit or UnknownEventType; never skips anything."""
+    kind, aggregate_id = aggregate_of(subject)
+    try:
+        batch = _batch.decode(payload)
+    except msgspec.DecodeError as broken:
+        raise MalformedCommit(f"sequence {sequence}: {broken}") from broken
+    if not 1 <= len(batch) <= MAX_EVENTS_PER_COMMIT:
+        raise MalformedCommit(f"sequence {sequence}: {len(batch)} events")
+    commit = headers.get("Nats-Msg-Id", "")
+    return tuple(
+        _record(kind, aggregate_id, sequence, index, commit, headers.get(HEADER_WRITER, ""), item)
+        for index, item in enumerate(batch)
+    )
+
+
+def _record(
+    kind: str, aggregate_id: str, sequence: int, index: int, commit: str, writer: str, item: CloudEvent
+) -> Recorded:
+    if item.subject != f"{kind}/{aggregate_id}" or not item.type.startswith(kind + "."):
+        raise MalformedCommit(
+            f"sequence {sequence}: event {item.type} of {item.subject} under {kind}/{aggregate_id}"
+        )
+    try:
+        time_unix_ms = round(datetime.fromisoformat(item.time).timestamp() * 1000)
+    except ValueError as broken:
+        raise MalformedCommit(f"sequence {sequence}: time {item.time!r}") from broken
+    return Recorded(
+        sequence=sequence,
+        index=index,
+        kind=kind,
+        aggregate_id=aggregate_id,
+        version=item.cpversion,
+        event_id=item.id,
+        commit_id=commit,
+        command_id=item.cpcommand,
+        type=item.type,
+        time_unix_ms=time_unix_ms,
+        correlation_id=item.cpcorrelation,
+        causation_id=item.cpcausation,
+        writer=writer,
+        event=decode_event(item.type, bytes(item.data)),
+    )
+
+
+def decode_event(name: str, data: bytes) -> Event:
+    """One event body, upcast to its current version. Raises MalformedCommit or UnknownEventType."""
+    try:
+        while name in UPCASTERS:
+            upcast = UPCASTERS[name](msgspec.json.decode(data))
+            name, data = upcast["type"], msgspec.json.encode(upcast)
+        if name not in _decoders:
+            raise UnknownEventType(name)
+        return _decoders[name].decode(data)
+    except msgspec.DecodeError as broken:
+        raise MalformedCommit(f"{name}: {broken}") from broken
+
+
+def signing_bytes(subject: str, commit: str, expected_sequence: int, payload: bytes) -> bytes:
+    """What a writer signs (Ed25519, its nkey): SHA-256 over length-prefixed fields, so that none can shift."""
+    digest = hashlib.sha256(b"computepool commit v1")
+    for part in (subject.encode(), commit.encode(), str(expected_sequence).encode(), payload):
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.digest()
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of every event type (also the snapshot that keeps released versions unchanged)."""
+    classes = [EVENT_CLASSES[name] for name in sorted(EVENT_CLASSES)]
+    _, components = msgspec.json.schema_components(classes, ref_template="#/$defs/{name}")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$defs": components}
+
+
+def rejections() -> dict[str, type[Rejected]]:
+    """Every refusal by its code."""
+    found: dict[str, type[Rejected]] = {}
+    waiting = list(Rejected.__subclasses__())
+    while waiting:
+        cls = waiting.pop()
+        waiting.extend(cls.__subclasses__())
+        found[cls.code] = cls
+    return found
