@@ -1,0 +1,100 @@
+"""What the gateway and the CLI ask the orchestrator to do, over one NATS request subject, and what it answers.
+
+The gateway may append only session events; every other change of the log goes through here. Knows nothing of HTTP
+and decides nothing: the orchestrator hands each request to its aggregate.
+"""
+
+import msgspec
+from nats.aio.client import Client
+from nats.errors import NoRespondersError
+from nats.errors import TimeoutError as NatsTimeout
+
+from events import node, pool
+
+CONTROL_SUBJECT = "cp.control"
+
+
+class _Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="ask"):
+    pass
+
+
+class RegisterNode(_Ask, frozen=True, tag="register_node"):
+    """Signatures already verified by the gateway."""
+
+    registered: node.Registered
+
+
+class DrainNode(_Ask, frozen=True, tag="drain_node"):
+    node_id: str
+    reason: str
+
+
+class RetireNode(_Ask, frozen=True, tag="retire_node"):
+    node_id: str
+    reason: str
+
+
+class ProposePool(_Ask, frozen=True, tag="propose_pool"):
+    pool_id: str
+    proposed: pool.Proposed
+
+
+class AcceptMember(_Ask, frozen=True, tag="accept_member"):
+    """Signature already verified by the gateway."""
+
+    pool_id: str
+    node_id: str
+    signature: str
+
+
+class PlanPool(_Ask, frozen=True, tag="plan_pool"):
+    """Cut the model over the accepted, reachable members (or over `node_ids`, in that order) and load it."""
+
+    pool_id: str
+    node_ids: tuple[str, ...] = ()
+
+
+class RetirePool(_Ask, frozen=True, tag="retire_pool"):
+    pool_id: str
+    reason: str
+
+
+Ask = RegisterNode | DrainNode | RetireNode | ProposePool | AcceptMember | PlanPool | RetirePool
+
+
+class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`command_id` is the caller's idempotency key: the same id again gives the stored answer's effect, not a new one."""
+
+    command_id: str
+    correlation_id: str
+    ask: Ask
+
+
+class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`sequence` is the log position that holds the effect (0: nothing to do). An `error_code` means: refused."""
+
+    sequence: int = 0
+    events: tuple[str, ...] = ()
+    error_code: str | None = None
+    detail: str = ""
+    remedy: str = ""
+
+
+class OrchestratorAway(Exception):
+    """orchestrator_away: no orchestrator answered in time; check `computepool ps` and try again with the same key."""
+
+    code = "orchestrator_away"
+
+
+_answers = msgspec.json.Decoder(Answer)
+
+
+async def ask(client: Client, request: Ask, command_id: str, correlation_id: str, timeout_s: float = 10) -> Answer:
+    """Raises OrchestratorAway. A refusal is an Answer with `error_code`."""
+    body = msgspec.json.encode(Envelope(command_id, correlation_id, request))
+    try:
+        reply = await client.request(CONTROL_SUBJECT, body, timeout=timeout_s)
+    except (NoRespondersError, NatsTimeout) as away:
+        raise OrchestratorAway(OrchestratorAway.__doc__ or "") from away
+    answer: Answer = _answers.decode(reply.data)
+    return answer

@@ -1,0 +1,52 @@
+"""The one place where configuration is read: environment variables `COMPUTEPOOL_*`, plus DATABASE_URL and NATS_URL.
+
+Knows nothing of how any setting is used. With DATABASE_URL / NATS_URL unset, `services.stack` starts its own servers
+and passes their addresses on to its children through the same variables.
+"""
+
+from pathlib import Path
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Every setting; times in the unit of their name, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="COMPUTEPOOL_", frozen=True, populate_by_name=True)
+
+    state_dir: Path = Path(".computepool")
+    """Keys, logs, data of the embedded servers, and what runs."""
+    database_url: SecretStr | None = Field(None, validation_alias=AliasChoices("DATABASE_URL", "database_url"))
+    """postgresql://… of an external PostgreSQL; unset: the embedded one."""
+    nats_url: str | None = Field(None, validation_alias=AliasChoices("NATS_URL", "nats_url"))
+    """nats://… of an external JetStream server; unset: the embedded one."""
+    nats_seeds_dir: Path | None = None
+    """Directory of `<role>.nk` seed files; default: `<state_dir>/keys/nats`."""
+    nats_replicas: int = 1
+    """Replicas of every JetStream stream: 1 on one server, 3 in production."""
+    gateway_host: str = "127.0.0.1"
+    gateway_port: int = 8080
+    """0 takes a free port."""
+    gateway_url: str | None = None
+    """Where clients reach the gateway; default: http://<gateway_host>:<gateway_port>."""
+    chain_id: int = 31337
+    """EIP-155 chain id that registrations and consents are bound to."""
+    model_dirs: tuple[Path, ...] = (Path("tests/models"),)
+    """Where a pool's model name is looked up (gateway: tokenizer; worker: weights)."""
+    allow_hub: bool = False
+    """Whether a model may be downloaded from a hub by id."""
+    request_deadline_s: float = 120.0
+    """A generation that is not finished after so long is ended."""
+    max_requests_in_flight: int = 64
+    """Beyond so many at once the gateway answers 429 with Retry-After."""
+    max_body_bytes: int = 1_048_576
+    log_level: str = "info"
+
+    @property
+    def seeds_dir(self) -> Path:
+        return self.nats_seeds_dir or self.state_dir / "keys" / "nats"
+
+    @property
+    def public_url(self) -> str:
+        return self.gateway_url or f"http://{self.gateway_host}:{self.gateway_port}"
