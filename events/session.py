@@ -78,7 +78,10 @@ class StartRequest(msgspec.Struct, frozen=True):
 
 
 class EndGeneration(msgspec.Struct, frozen=True):
+    """`reported_by` is the node that says so (it must be the request's entry), or None for our own timers."""
+
     ended: GenerationEnded
+    reported_by: str | None = None
 
 
 class Settle(msgspec.Struct, frozen=True):
@@ -127,6 +130,13 @@ class NotThePayer(Rejected):
     remedy = "Use the credentials that opened the session."
 
 
+class NotTheEntry(Rejected):
+    """A node reported the end of a request that another node answers."""
+
+    code = "not_the_entry"
+    remedy = "Only the entry node of the request's ring may report its end."
+
+
 class RequestAlreadyEnded(Rejected):
     """This request id was already used in the session."""
 
@@ -155,7 +165,9 @@ SessionState = Absent | OpenSession | Closed
 
 
 def decide(command: SessionCommand, state: SessionState) -> tuple[SessionEvent, ...]:
-    """Raises SessionAlreadyOpen, SessionUnknown, SessionClosed, SessionBusy, NotThePayer, RequestAlreadyEnded."""
+    """Raises SessionAlreadyOpen, SessionUnknown, SessionClosed, SessionBusy, NotThePayer,
+    NotTheEntry, RequestAlreadyEnded.
+    """
     match state:
         case Absent():
             if isinstance(command, Open):
@@ -179,8 +191,8 @@ def _decide_open(command: SessionCommand, state: OpenSession) -> tuple[SessionEv
             raise SessionAlreadyOpen
         case StartRequest():
             return _start(command, state)
-        case EndGeneration(ended):
-            return (ended,) if ended.request_id in state.running else ()
+        case EndGeneration():
+            return _end(command, state)
         case Settle():
             if state.running:
                 raise SessionBusy
@@ -206,6 +218,15 @@ def _start(command: StartRequest, state: OpenSession) -> tuple[SessionEvent, ...
     if state.terms.single_request and (state.running or state.ended):
         raise SessionClosed
     return (started,)
+
+
+def _end(command: EndGeneration, state: OpenSession) -> tuple[SessionEvent, ...]:
+    started = state.running.get(command.ended.request_id)
+    if started is None:
+        return ()
+    if command.reported_by not in (None, started.entry_node_id):
+        raise NotTheEntry
+    return (command.ended,)
 
 
 def _cut_off(started: RequestStarted) -> GenerationEnded:
