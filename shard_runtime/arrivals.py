@@ -1,0 +1,45 @@
+"""What the delivery protocol tells its owner; knows nothing of how that was made certain."""
+
+from dataclasses import dataclass
+
+from shard_runtime.frames import Kind
+
+OPEN, END, FAIL = -1, -2, -3
+"""Steps of control frames: begin a request, end it, and a stage's word to the entry that it can't go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """The next thing in order for a request, whole. `hop_ns` is the difference of two nodes' wall clocks."""
+
+    kind: Kind
+    sender: int
+    rid: str
+    step: int
+    n: int
+    dtype: str
+    shape: tuple[int, ...]
+    payload: bytes | memoryview
+    hop_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """A peer acknowledged a control frame; `payload` is what it said with it."""
+
+    sender: int
+    rid: str
+    step: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A peer sent `nack` for this request."""
+
+    sender: int
+    rid: str
+    reason: str
+
+
+Event = Arrived | Confirmed | Refused
