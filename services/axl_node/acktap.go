@@ -79,7 +79,9 @@ func (c *ackCount) see(ack uint32, syn bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.started {
-		c.started, c.last = syn, ack
+		if syn { // the SYN-ACK acknowledges our SYN and no byte yet
+			c.started, c.last = true, ack
+		}
 		return
 	}
 	if ahead := ack - c.last; ahead < 1<<31 {

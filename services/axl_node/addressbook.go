@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	bookSweepAbove = 1024
-	bookForgetter  = 2 * time.Minute
+	bookSweepAbove  = 1024
+	bookForgetAfter = 2 * time.Minute
 )
 
 // AddressBook knows which whole public key stands behind an overlay IPv6 address, which by itself holds only the
@@ -32,14 +32,15 @@ func NewAddressBook() *AddressBook {
 	return &AddressBook{entries: map[address.Address]*bookEntry{}}
 }
 
-// Learn notes a key that was just seen or is about to be written to.
-func (b *AddressBook) Learn(addr address.Address, id PeerID) {
+// Learn notes a key that was just seen or is about to be written to. It reports false for a key whose address is in
+// use by another key's connection: such a one must not be taken for the other.
+func (b *AddressBook) Learn(addr address.Address, id PeerID) bool {
 	b.mu.RLock()
 	entry := b.entries[addr]
-	known := entry != nil && entry.id == id && time.Since(entry.seen) < bookForgetter/4
+	known := entry != nil && entry.id == id && time.Since(entry.seen) < bookForgetAfter/4
 	b.mu.RUnlock()
 	if known {
-		return
+		return true
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -47,16 +48,17 @@ func (b *AddressBook) Learn(addr address.Address, id PeerID) {
 		if entry.id == id {
 			entry.seen = time.Now()
 		}
-		return
+		return entry.id == id
 	}
 	if len(b.entries) >= bookSweepAbove {
 		for a, e := range b.entries {
-			if e.pinned == 0 && time.Since(e.seen) > bookForgetter {
+			if e.pinned == 0 && time.Since(e.seen) > bookForgetAfter {
 				delete(b.entries, a)
 			}
 		}
 	}
 	b.entries[addr] = &bookEntry{id: id, seen: time.Now()}
+	return true
 }
 
 // Pin keeps an entry while a connection uses it; call the result once to let it go.

@@ -2,12 +2,15 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 )
 
 // frameHeaderBytes is the length prefix of the wire: u32, big-endian, counting the bytes that follow.
 const frameHeaderBytes = 4
+
+var errOversize = errors.New("message above max_message_size")
 
 // newFrame allocates a frame for a message of n bytes and returns it whole and its body's part.
 func newFrame(n int) (frame, body []byte) {
@@ -24,7 +27,7 @@ func readFrameLength(r io.Reader, limit int) (int, error) {
 	}
 	length := binary.BigEndian.Uint32(header[:])
 	if uint64(length) > uint64(limit) {
-		return 0, fmt.Errorf("message of %d bytes is above max_message_size %d", length, limit)
+		return 0, fmt.Errorf("%w: %d > %d bytes", errOversize, length, limit)
 	}
 	return int(length), nil
 }
