@@ -1,4 +1,4 @@
-"""Which decoder families can be cut by layers exactly, and why others can't; knows nothing of tensors or files."""
+"""Which decoder families can be cut by layers exactly, and why others can't; knows nothing of tensors."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -44,7 +44,7 @@ class ArchitectureUnsupported(Exception):
 
 
 def check_architecture(config: Mapping[str, Any]) -> None:
-    """Raise ArchitectureUnsupported, with family and reason, unless `config` (a config.json) can be sliced."""
+    """Raise ArchitectureUnsupported, with family and reason, unless this config.json can be sliced."""
     family = str(config.get("model_type", "unknown"))
     if any(config.get(key) for key in _EXPERT_KEYS):
         reason = "its experts (MoE) are fused at load, so stored tensors and modules do not match one to one"

@@ -69,8 +69,8 @@ class _View(Cache):  # type: ignore[misc]
 class KvSlot:
     """One request's keys and values on one slice.
 
-    `memory` is (layers, 2, kv_heads, max_context, head_dim) in the slice's dtype; the second axis is key, value.
-    Pages are touched only as tokens arrive. Sliding layers keep all history, so that `truncate` is always exact.
+    `memory` is (layers, 2, kv_heads, max_context, head_dim) in the slice's dtype; the second axis is key,
+    value. Pages are touched only as tokens arrive. Sliding layers keep all history, so `truncate` is exact.
     """
 
     def __init__(

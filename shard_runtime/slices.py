@@ -1,7 +1,7 @@
-"""A range of a model's decoder layers as one function of hidden states and KV; knows nothing of sockets or requests.
+"""A range of a model's decoder layers as one function of hidden states and KV; knows nothing of sockets.
 
-The modules are transformers' own, built on the meta device, cut, and filled with only this slice's tensors. Masks,
-RoPE, sliding windows, soft-capping and logit scaling stay theirs; tests/exact holds the cut to bit equality.
+The modules are transformers' own, built on the meta device, cut, and filled with only this slice's tensors.
+Masks, RoPE, sliding windows, soft-capping and logit scaling stay theirs; tests/exact demands bit equality.
 """
 
 import copy
@@ -124,6 +124,8 @@ class Slice:
         if tokens == 0 or x.dim() != (1 if self.is_entry else 2):
             wanted = "(tokens,)" if self.is_entry else "(tokens, d_model)"
             raise ValueError(f"a step takes {wanted}, not {tuple(x.shape)}")
+        if self.is_entry and not 0 <= int(x.min()) <= int(x.max()) < self.vocab_size:
+            raise ValueError(f"token ids must be in [0, {self.vocab_size})")
         kv.room_for(tokens)
         call: dict[str, Any] = {
             "input_ids" if self.is_entry else "inputs_embeds": x.unsqueeze(0),
@@ -167,7 +169,7 @@ def _cut(config: Any, first: int, end: int, dtype: torch.dtype) -> Any:
 
 
 def _restore_buffers(model: Any) -> None:
-    """Compute what no checkpoint holds (RoPE frequencies, Gemma's embedding scale); weights are on `meta` yet."""
+    """Compute what no checkpoint holds (RoPE frequencies, Gemma's embedding scale), before weights."""
     for module in model.modules():
         lost = [name for name in module._non_persistent_buffers_set if module._buffers[name] is not None]
         for name in lost:

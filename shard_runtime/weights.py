@@ -125,10 +125,10 @@ def manifest_of(model_dir: Path) -> Manifest:
 
 
 def trusted_manifest(model_dir: Path, expect_digest: str) -> Manifest:
-    """The manifest with digest `expect_digest`: from the file beside the model if it fits, else by hashing all.
+    """The manifest with digest `expect_digest`: from the file beside the model, else by hashing all.
 
-    The file needs no trust: it is believed only when it hashes to the expected digest. Tensors are not checked
-    here; who reads a tensor compares it with `tensors[name]`. Raises WeightsMismatch, WeightsUnreadable.
+    The file needs no trust: it is believed only when it hashes to the expected digest. Tensors are not
+    checked here; who reads one compares it with `tensors[name]`. Raises WeightsMismatch, WeightsUnreadable.
     """
     manifest: Manifest | None = None
     with contextlib.suppress(OSError, ValueError):

@@ -1,6 +1,6 @@
-"""Makes complete Hugging Face model directories, random weights and a small tokenizer; knows nothing of shards.
+"""Makes Hugging Face model directories, random weights and a small tokenizer; knows nothing of shards.
 
-The weights are drawn wider than a training start would be, so that greedy text wanders instead of repeating itself.
+Weights are drawn wider than a training start would be, so that greedy text wanders more.
 """
 
 from pathlib import Path
