@@ -1,7 +1,7 @@
 """Makes `.venv` and `bin/axl_node` from the lock files; run by a bare Python before anything is installed.
 
-Knows only the standard library and imports nothing of ours, so that it works in a fresh clone. What is already
-made from the same lock files and sources is not made again; two set-ups at once take turns.
+Knows only the standard library and imports nothing of ours, so that it works in a fresh clone. What is
+already made from the same lock files and sources is not made again; two set-ups at once take turns.
 """
 
 from __future__ import annotations
