@@ -1,7 +1,7 @@
-"""What the gateway and the CLI ask the orchestrator to do, over one NATS request subject, and what it answers.
+"""What the gateway asks the orchestrator to do, over one NATS request subject, and what it answers.
 
-The gateway may append only session events; every other change of the log goes through here. Knows nothing of HTTP
-and decides nothing: the orchestrator hands each request to its aggregate.
+The gateway may append only session events; every other change of the log goes through here. Knows nothing of
+HTTP and decides nothing: the orchestrator hands each request to its aggregate.
 """
 
 import msgspec
@@ -63,7 +63,7 @@ Ask = RegisterNode | DrainNode | RetireNode | ProposePool | AcceptMember | PlanP
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`command_id` is the caller's idempotency key: the same id again gives the stored answer's effect, not a new one."""
+    """`command_id` is the caller's idempotency key: the same id again has no second effect."""
 
     command_id: str
     correlation_id: str
@@ -71,7 +71,7 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`sequence` is the log position that holds the effect (0: nothing to do). An `error_code` means: refused."""
+    """`sequence` is the log position that holds the effect (0: nothing to do). `error_code`: refused."""
 
     sequence: int = 0
     events: tuple[str, ...] = ()
@@ -81,7 +81,7 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OrchestratorAway(Exception):
-    """orchestrator_away: no orchestrator answered in time; check `computepool ps` and try again with the same key."""
+    """orchestrator_away: no orchestrator answered in time; see `computepool ps`, repeat with the same key."""
 
     code = "orchestrator_away"
 
@@ -89,7 +89,9 @@ class OrchestratorAway(Exception):
 _answers = msgspec.json.Decoder(Answer)
 
 
-async def ask(client: Client, request: Ask, command_id: str, correlation_id: str, timeout_s: float = 10) -> Answer:
+async def ask(
+    client: Client, request: Ask, command_id: str, correlation_id: str, timeout_s: float = 10
+) -> Answer:
     """Raises OrchestratorAway. A refusal is an Answer with `error_code`."""
     body = msgspec.json.encode(Envelope(command_id, correlation_id, request))
     try:

@@ -1,7 +1,7 @@
-"""The one place where configuration is read: environment variables `COMPUTEPOOL_*`, plus DATABASE_URL and NATS_URL.
+"""The one place where configuration is read: `COMPUTEPOOL_*` variables, plus DATABASE_URL and NATS_URL.
 
-Knows nothing of how any setting is used. With DATABASE_URL / NATS_URL unset, `services.stack` starts its own servers
-and passes their addresses on to its children through the same variables.
+Knows nothing of how any setting is used. With DATABASE_URL / NATS_URL unset, `services.stack` starts its own
+servers and passes their addresses on to its children through the same variables.
 """
 
 from pathlib import Path
@@ -17,7 +17,9 @@ class Settings(BaseSettings):
 
     state_dir: Path = Path(".computepool")
     """Keys, logs, data of the embedded servers, and what runs."""
-    database_url: SecretStr | None = Field(None, validation_alias=AliasChoices("DATABASE_URL", "database_url"))
+    database_url: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("DATABASE_URL", "database_url")
+    )
     """postgresql://… of an external PostgreSQL; unset: the embedded one."""
     nats_url: str | None = Field(None, validation_alias=AliasChoices("NATS_URL", "nats_url"))
     """nats://… of an external JetStream server; unset: the embedded one."""
