@@ -59,7 +59,11 @@ class RetirePool(_Ask, frozen=True, tag="retire_pool"):
     reason: str
 
 
-Ask = RegisterNode | DrainNode | RetireNode | ProposePool | AcceptMember | PlanPool | RetirePool
+class Ping(_Ask, frozen=True, tag="ping"):
+    """Is an orchestrator there? Answers with the log sequence it has reacted up to."""
+
+
+Ask = Ping | RegisterNode | DrainNode | RetireNode | ProposePool | AcceptMember | PlanPool | RetirePool
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nkeys
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from eth_account import Account
 
 from events.ids import node_id_of
+from services.nkey import new_seed, public_key, signing_key
 from services.typed_data import sign_typed, typed_digest
 
 MESH_KEY_FILE = "mesh.pem"
@@ -46,7 +46,7 @@ class NodeKeys:
             raise ValueError(f"{directory / MESH_KEY_FILE} is not an Ed25519 key")
         return cls(
             mesh=mesh,
-            nats_seed=_kept(directory / NATS_SEED_FILE, new_nats_seed),
+            nats_seed=_kept(directory / NATS_SEED_FILE, new_seed),
             receipt=Account.from_key(_kept_hex(directory / RECEIPT_KEY_FILE, lambda: os.urandom(32))),
             seal=X25519PrivateKey.from_private_bytes(
                 _kept_hex(directory / SEAL_KEY_FILE, lambda: X25519PrivateKey.generate().private_bytes_raw())
@@ -64,7 +64,7 @@ class NodeKeys:
 
     @property
     def nats_key(self) -> str:
-        return str(nkeys.from_seed(self.nats_seed).public_key.decode())
+        return public_key(self.nats_seed)
 
     @property
     def seal_key(self) -> str:
@@ -83,7 +83,7 @@ class NodeKeys:
         digest = typed_digest(typed)
         return {
             "mesh": self.mesh.sign(digest).hex(),
-            "nats": nkeys.from_seed(self.nats_seed).sign(digest).hex(),
+            "nats": signing_key(self.nats_seed).sign(digest).hex(),
             "receipt": sign_typed(self.receipt, typed),
             "payout": sign_typed(self.payout, typed),
         }
@@ -91,11 +91,6 @@ class NodeKeys:
     def sign_acceptance(self, typed: dict[str, Any]) -> str:
         """The receipt key's signature (hex) of `events.registration.acceptance`."""
         return sign_typed(self.receipt, typed)
-
-
-def new_nats_seed() -> bytes:
-    """A fresh NATS user seed ("SU…")."""
-    return bytes(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER))
 
 
 def _pem(key: Ed25519PrivateKey) -> bytes:

@@ -217,6 +217,8 @@ class Orchestrator:
     async def _answer(self, raw: bytes) -> control.Answer:
         try:
             request = msgspec.json.decode(raw, type=control.Envelope)
+            if isinstance(request.ask, control.Ping):
+                return control.Answer(sequence=self.reacted)
             kind, aggregate_id, command = await self._command_of(request.ask)
             cause = Cause(request.command_id, request.correlation_id, request.command_id, _now_ms())
             handled = await handle(self.events, kind, aggregate_id, command, cause)
@@ -241,6 +243,8 @@ class Orchestrator:
 
     async def _command_of(self, ask: control.Ask) -> tuple[str, str, Any]:
         match ask:
+            case control.Ping():
+                raise ValueError("a ping has no command")
             case control.RegisterNode(registered):
                 return "node", registered.node_id, node.Register(registered)
             case control.DrainNode(node_id, reason):
