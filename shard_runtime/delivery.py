@@ -35,6 +35,8 @@ ACK_AT_ONCE_BYTES = 64 * 1024
 FIRST_RTO_NS = 1_000_000_000
 CONTROL_RTO_NS = 200_000_000
 """Control frames are confirmed before anything is computed, so silence means loss."""
+GIVE_UP_NS = 120_000_000_000
+"""A peer that has not confirmed a control frame by then is gone, and what it held with it."""
 MIN_RTO_NS = 100_000_000
 MAX_RTO_NS = 1_000_000_000
 RESEND_GAP_NS = 20_000_000
@@ -196,8 +198,12 @@ class Delivery:
 
     def tick(self, now_ns: int) -> None:
         """Repeat what is due and let go of what waited too long. Call it every few tens of milliseconds."""
-        for frame in list(self._outstanding.values()):
-            if now_ns >= frame.due_ns:
+        for key, frame in list(self._outstanding.items()):
+            if frame.kind == "control" and now_ns - frame.first_sent_ns > GIVE_UP_NS:
+                self._settle(key)
+                self._fill(frame.peer, now_ns)
+                self.count["given_up"] += 1
+            elif now_ns >= frame.due_ns:
                 frame.rto_ns = min(2 * frame.rto_ns, max(MAX_RTO_NS, frame.rto_ns))
                 self.count["retransmitted"] += 1
                 self._transmit(frame, now_ns)

@@ -1,0 +1,214 @@
+"""The entry's conversation with the outside about each request: from `Generate` to the report of its end.
+
+Knows nothing of frames or weights: it drives a stage and speaks through a voice.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from shard_runtime.generation import Generation, RequestInvalid, check
+from shard_runtime.journal import Journal
+from shard_runtime.messages import (
+    FinishReason,
+    Generate,
+    GenerationEnded,
+    SealBroken,
+    SealedContent,
+    Tokens,
+    commitment,
+)
+from shard_runtime.stage import LOST, Stage
+from shard_runtime.text import IncrementalText
+from shard_runtime.voice import Voice, report_id
+
+HOPS_WAIT_S = 0.25
+"""How long the last message waits for the other stages' timings."""
+CANCELLED_KEPT = 4096
+
+Open = Callable[[Generate], SealedContent]
+"""Raises SealBroken."""
+
+log = structlog.get_logger()
+
+
+@dataclass
+class _Asked:
+    """One request under way. `news` holds (ids, text) not yet published; None says that there is no more."""
+
+    generation: Generation
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    news: asyncio.Queue[tuple[int, str] | None] = field(default_factory=asyncio.Queue)
+    begun_s: float = 0.0
+    first_s: float | None = None
+    last_s: float = 0.0
+    error_code: str | None = None
+    reason: FinishReason | None = None
+
+
+class Answering:
+    """All requests of one entry stage."""
+
+    def __init__(
+        self, stage: Stage, node_id: str, tokenizer: Any, max_context: int, open_: Open, voice: Voice,
+        journal: Journal,
+    ) -> None:  # fmt: skip
+        self._stage, self._node_id, self._tokenizer = stage, node_id, tokenizer
+        self._max_context, self._open, self._voice, self._journal = max_context, open_, voice, journal
+        self._asked: dict[str, _Asked] = {}
+        self._cancelled: OrderedDict[str, None] = OrderedDict()
+
+    @property
+    def active(self) -> int:
+        return len(self._asked)
+
+    async def generate(self, command: Generate) -> None:
+        """Run one request to its end; returns when its `GenerationEnded` is stored, as a repeat does."""
+        known = self._asked.get(command.request_id)
+        if known is not None:
+            await known.ended.wait()
+            return
+        try:
+            asked = self._begin(command)
+        except (SealBroken, RequestInvalid) as invalid:
+            await end_early(self._voice, self._journal, self._node_id, command, invalid.code)
+            return
+        publishing = asyncio.create_task(self._publish(command, asked))
+        try:
+            await publishing
+        finally:
+            self._asked.pop(command.request_id, None)
+            asked.ended.set()
+
+    def knows(self, command: Generate) -> bool:
+        """Is this request under way?"""
+        return command.request_id in self._asked
+
+    def cancel(self, request_id: str) -> None:
+        """End a request, or keep a later `Generate` of it from beginning."""
+        self._cancelled[request_id] = None
+        while len(self._cancelled) > CANCELLED_KEPT:
+            self._cancelled.popitem(last=False)
+        self._finish(request_id, "cancelled", None)
+
+    def fail_all(self, code: str) -> None:
+        for request_id in list(self._asked):
+            self._finish(request_id, "error", code)
+
+    def tick(self) -> None:
+        """End what is past its deadline."""
+        now_ms = time.time_ns() // 1_000_000
+        for request_id, asked in list(self._asked.items()):
+            if now_ms > asked.generation.command.deadline_unix_ms:
+                self._finish(request_id, "error", "deadline")
+
+    def on_token(self, request_id: str, token: int) -> None:
+        asked = self._asked.get(request_id)
+        if asked is None or asked.reason is not None:
+            return
+        generation = asked.generation
+        position = generation.position
+        shown = generation.accept(token)
+        if generation.finish_reason is None:
+            self._stage.advance(request_id, position, token)
+        asked.last_s = time.monotonic()
+        if asked.first_s is None:
+            asked.first_s = asked.last_s
+        asked.news.put_nowait((token, shown))
+        if generation.finish_reason is not None:
+            self._finish(request_id, generation.finish_reason, None)
+
+    def on_fail(self, request_id: str, code: str) -> None:
+        self._finish(request_id, "error", code)
+
+    def _begin(self, command: Generate) -> _Asked:
+        content = self._open(command)
+        check(content, command.max_tokens, self._max_context, self._stage.slice.vocab_size)
+        text = IncrementalText(self._tokenizer, content.stop)
+        eos_ids = self._stage.slice.eos_ids
+        generation = Generation(command, content, text, eos_ids, self._max_context)
+        asked = self._asked[command.request_id] = _Asked(generation, begun_s=time.monotonic())
+        if command.request_id in self._cancelled:
+            asked.reason = "cancelled"
+            asked.news.put_nowait(None)
+        elif time.time_ns() // 1_000_000 > command.deadline_unix_ms:
+            asked.reason, asked.error_code = "error", "deadline"
+            asked.news.put_nowait(None)
+        else:
+            given = content.prompt_ids + content.resume_ids
+            self._stage.begin(command.request_id, command.sampling, given)
+        return asked
+
+    def _finish(self, request_id: str, reason: FinishReason, error_code: str | None) -> None:
+        asked = self._asked.get(request_id)
+        if asked is None or asked.reason is not None:
+            return
+        asked.reason, asked.error_code = reason, error_code
+        self._stage.end(request_id)
+        asked.news.put_nowait(None)
+
+    async def _publish(self, command: Generate, asked: _Asked) -> None:
+        """Tokens as they come, the end, then the report; nothing is said before the start is on disk."""
+        await asyncio.to_thread(self._journal.write, command, "begun")
+        generation, index = asked.generation, len(asked.generation.content.resume_ids)
+        over = False
+        while not over:
+            news = [await asked.news.get()]
+            while not asked.news.empty():
+                news.append(asked.news.get_nowait())
+            fresh = [item for item in news if item is not None]
+            over = len(fresh) < len(news)
+            if fresh:
+                ids, text = tuple(token for token, _ in fresh), "".join(shown for _, shown in fresh)
+                await self._voice.tokens(Tokens(command.request_id, command.epoch, index, ids, text))
+                index += len(fresh)
+        rest = generation.text.flush() if generation.finish_reason is None else ""
+        reason, error_code = asked.reason or "error", asked.error_code
+        if reason == "error" and error_code is None:
+            error_code = LOST
+        await self._timings(command.request_id, patient=reason in ("stop", "length"))
+        prompt = len(generation.content.prompt_ids)
+        last = Tokens(
+            command.request_id, command.epoch, index, (), rest, reason, error_code, prompt,
+            len(generation.ids), self._stage.hops(command.request_id),
+        )  # fmt: skip
+        self._stage.forget(command.request_id)
+        heard = await self._voice.last_tokens(last)
+        first_s = asked.first_s if asked.first_s is not None else time.monotonic()
+        prefill_ms = round(1000 * (first_s - asked.begun_s))
+        decode_ms = round(1000 * max(0.0, asked.last_s - first_s))
+        ended = GenerationEnded(
+            report_id("generation_ended", command.command_id), self._node_id, command.pool_id, command.epoch,
+            command.session_id, command.request_id, reason, prompt, len(generation.ids),
+            commitment(generation.content.nonce, generation.text.text), prefill_ms, decode_ms, error_code,
+        )  # fmt: skip
+        await self._voice.report(ended)
+        await asyncio.to_thread(self._journal.write, command, "ended")
+        log.info(
+            "generation_ended", request_id=command.request_id, session_id=command.session_id, reason=reason,
+            error_code=error_code, prompt_tokens=prompt, completion_tokens=len(generation.ids), heard=heard,
+        )  # fmt: skip
+
+    async def _timings(self, request_id: str, *, patient: bool) -> None:
+        deadline = time.monotonic() + (HOPS_WAIT_S if patient else 0.0)
+        while not self._stage.all_told(request_id) and time.monotonic() < deadline:
+            await asyncio.sleep(0.002)
+
+
+async def end_early(voice: Voice, journal: Journal, node_id: str, command: Generate, code: str) -> None:
+    """End a request that never began here: the client hears why, the report is stored, the journal knows."""
+    last = Tokens(command.request_id, command.epoch, 0, (), "", "error", code)
+    await voice.last_tokens(last)
+    await voice.report(
+        GenerationEnded(
+            report_id("generation_ended", command.command_id), node_id, command.pool_id, command.epoch,
+            command.session_id, command.request_id, "error", 0, 0, "", 0, 0, code,
+        )
+    )  # fmt: skip
+    await asyncio.to_thread(journal.write, command, "ended")
+    log.warning("generation_refused", request_id=command.request_id, session_id=command.session_id, code=code)

@@ -1,0 +1,433 @@
+"""Real rings for tests: nats-server with the real permissions, mesh nodes and worker processes, on loopback.
+
+Knows nothing of the gateway, the event log or Postgres: it speaks the worker's own contract.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import nats
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import RetentionPolicy, StreamConfig
+from ulid import ULID
+
+from services import dispatch
+from services.access import NatsAccess
+from services.nkey import new_seed, public_key
+from shard_runtime.messages import (
+    COMMANDS_STREAM,
+    REPORTS_STREAM,
+    Alive,
+    Cancel,
+    Dtype,
+    FinishReason,
+    Generate,
+    GenerationEnded,
+    HopTiming,
+    LoadSlice,
+    PlanMember,
+    Report,
+    Sampling,
+    SealedContent,
+    SliceFailed,
+    SliceLoaded,
+    Tokens,
+    UnloadSlice,
+    command_subject,
+    decode_report,
+    encode,
+    inbox_prefix,
+    kind_of,
+    seal_for,
+)
+from shard_runtime.weights import manifest_of
+from tests.mesh_nodes import MeshNode, mesh
+
+R = TypeVar("R")
+
+
+def new_id() -> str:
+    return str(ULID()).lower()
+
+
+@dataclass
+class Outcome:
+    """What a client saw of one request. `arrivals` are (monotonic seconds, token count) of each message."""
+
+    request_id: str
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    error_code: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    hops: tuple[HopTiming, ...] = ()
+    asked_s: float = 0.0
+    arrivals: list[tuple[float, int]] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def hear(self, tokens: Tokens) -> None:
+        """Every number is met once and in order, or the test fails."""
+        if tokens.ids or tokens.finish_reason is None:
+            assert tokens.index == len(self.ids), "a tokens message is missing or repeated"
+        if self.finish_reason is not None:
+            return
+        self.ids += tokens.ids
+        self.text += tokens.text
+        self.arrivals.append((time.monotonic(), len(tokens.ids)))
+        if tokens.finish_reason is not None:
+            self.finish_reason, self.error_code = tokens.finish_reason, tokens.error_code
+            self.prompt_tokens, self.completion_tokens = tokens.prompt_tokens, tokens.completion_tokens
+            self.hops = tokens.hops
+            self.over.set()
+        self.changed.set()
+
+    async def tokens(self, count: int, deadline_s: float = 30.0) -> None:
+        """Wait until `count` tokens have come."""
+        async with asyncio.timeout(deadline_s):
+            while len(self.ids) < count and self.finish_reason is None:
+                self.changed.clear()
+                await self.changed.wait()
+
+
+@dataclass
+class WorkerProcess:
+    """One `python -m shard_runtime.worker` and the mesh node it talks to."""
+
+    node_id: str
+    mesh_node: MeshNode
+    home: Path
+    seal_key: X25519PrivateKey
+    config: dict[str, Any]
+    process: asyncio.subprocess.Process | None = None
+
+    @property
+    def seal_public(self) -> str:
+        return self.seal_key.public_key().public_bytes_raw().hex()
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    async def start(self) -> None:
+        config = self.home / "worker.json"
+        config.write_text(json.dumps(self.config))
+        with (self.home / "worker.log").open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "shard_runtime.worker", "--config", str(config),
+                stdout=log, stderr=log, start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+            )  # fmt: skip
+
+    async def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end; the exit code."""
+        assert self.process is not None
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+        try:
+            return await asyncio.wait_for(self.process.wait(), 20)
+        except TimeoutError:
+            self.process.kill()
+            await self.process.wait()
+            raise
+
+    def log_text(self) -> str:
+        return (self.home / "worker.log").read_text(errors="replace")
+
+
+@dataclass
+class Ring:
+    """A running set of workers. `reports` is all they have said, oldest first."""
+
+    workers: list[WorkerProcess]
+    orchestrator: Client
+    gateway: Client
+    reports: list[Report] = field(default_factory=list)
+    alive: dict[str, Alive] = field(default_factory=dict)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    answer_ends: bool = True
+    _news: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _digests: dict[Path, str] = field(default_factory=dict)
+    _epochs: dict[str, int] = field(default_factory=dict)
+
+    async def until(self, what: str, holds: Callable[[], R], deadline_s: float = 30.0) -> R:
+        """Wait until `holds()` is true; checked whenever a report, a heartbeat or a token comes."""
+        try:
+            async with asyncio.timeout(deadline_s), self._news:
+                while not (value := holds()):
+                    await self._news.wait()
+                return value
+        except TimeoutError:
+            logs = "\n".join(worker.log_text()[-1500:] for worker in self.workers)
+            raise AssertionError(f"not within {deadline_s} s: {what}\n{logs}") from None
+
+    def said(self, kind: type[R], **fields: object) -> list[R]:
+        """Reports of one kind whose fields are as given."""
+        chosen = [report for report in self.reports if isinstance(report, kind)]
+        return [report for report in chosen if all(getattr(report, k) == v for k, v in fields.items())]
+
+    async def load(
+        self,
+        model_dir: Path,
+        cuts: Sequence[int],
+        *,
+        dtype: Dtype = "float32",
+        max_context: int = 256,
+        kv_slots: int = 8,
+        pool_id: str | None = None,
+        epoch: int = 1,
+        first_worker: int = 0,
+        digest: str | None = None,
+    ) -> str:
+        """Make a ring of `len(cuts)` workers; `cuts` are the ends of the layer ranges. Returns the pool's id."""
+        pool_id = pool_id or new_id()
+        chosen = self.workers[first_worker : first_worker + len(cuts)]
+        if model_dir not in self._digests:
+            self._digests[model_dir] = await asyncio.to_thread(lambda: manifest_of(model_dir).digest)
+        starts = [0, *cuts[:-1]]
+        members = tuple(
+            PlanMember(worker.node_id, worker.mesh_node.peer_id, first, end)
+            for worker, first, end in zip(chosen, starts, cuts, strict=True)
+        )
+        self._epochs[pool_id] = epoch
+        for worker in chosen:
+            command = LoadSlice(
+                new_id(), pool_id, epoch, str(model_dir), digest or self._digests[model_dir], dtype, members,
+                max_context, kv_slots,
+            )  # fmt: skip
+            await dispatch.send(self.orchestrator, worker.node_id, command)
+
+        def settled() -> bool:
+            loaded = self.said(SliceLoaded, pool_id=pool_id, epoch=epoch)
+            failed = self.said(SliceFailed, pool_id=pool_id, epoch=epoch)
+            return len({report.node_id for report in (*loaded, *failed)}) == len(chosen)
+
+        await self.until(f"{len(cuts)} slices loaded", settled, 60)
+        failed = self.said(SliceFailed, pool_id=pool_id, epoch=epoch)
+        assert digest is not None or not failed, failed
+        return pool_id
+
+    async def unload(self, pool_id: str) -> None:
+        for worker in self.workers:
+            command = UnloadSlice(new_id(), pool_id, self._epochs[pool_id])
+            await dispatch.send(self.orchestrator, worker.node_id, command)
+        held = f"{pool_id}:{self._epochs[pool_id]}"
+        await self.until("unloaded", lambda: not any(held in alive.pools for alive in self.alive.values()))
+
+    def command(
+        self,
+        pool_id: str,
+        prompt_ids: Sequence[int],
+        *,
+        max_tokens: int = 16,
+        sampling: Sampling | None = None,
+        stop: tuple[str, ...] = (),
+        resume_ids: tuple[int, ...] = (),
+        entry: int = 0,
+        deadline_s: float = 120.0,
+        request_id: str | None = None,
+    ) -> Generate:
+        request_id = request_id or new_id()
+        content = SealedContent(tuple(prompt_ids), secrets.token_hex(32), stop, resume_ids)
+        sealed = seal_for(self.workers[entry].seal_public, content, request_id)
+        return Generate(
+            new_id(), pool_id, self._epochs.get(pool_id, 1), new_id(), request_id, sealed,
+            sampling or Sampling(seed=0), max_tokens, int((time.time() + deadline_s) * 1000),
+        )  # fmt: skip
+
+    async def ask(self, command: Generate, *, entry: int = 0, already: Sequence[int] = ()) -> Outcome:
+        """Send a `Generate`; the outcome fills as tokens come. `already`: the ids of an earlier epoch."""
+        outcome = self.outcomes.setdefault(command.request_id, Outcome(command.request_id, list(already)))
+        outcome.asked_s = time.monotonic()
+        subject = command_subject(self.workers[entry].node_id, kind_of(command))
+        await self.gateway.jetstream().publish(subject, encode(command))
+        return outcome
+
+    async def generate(
+        self, pool_id: str, prompt_ids: Sequence[int], *, entry: int = 0, **options: Any
+    ) -> Outcome:
+        """One request from asking to its end."""
+        command = self.command(pool_id, prompt_ids, entry=entry, **options)
+        outcome = await self.ask(command, entry=entry)
+        await self.ended(outcome)
+        return outcome
+
+    async def ended(self, outcome: Outcome, deadline_s: float = 60.0) -> GenerationEnded:
+        """Wait for the last message and for the report; the report."""
+        await self.until("the last token", outcome.over.is_set, deadline_s)
+        found = await self.until(
+            "GenerationEnded", lambda: self.said(GenerationEnded, request_id=outcome.request_id), deadline_s
+        )
+        return found[0]
+
+    async def cancel(self, pool_id: str, request_id: str, entry: int = 0) -> None:
+        command = Cancel(new_id(), pool_id, self._epochs[pool_id], request_id, "test")
+        subject = command_subject(self.workers[entry].node_id, kind_of(command))
+        await self.gateway.jetstream().publish(subject, encode(command))
+
+    async def kv_free(self) -> None:
+        """Wait for a heartbeat of every worker, sent after now, that holds no KV."""
+        now_ms = time.time_ns() // 1_000_000
+        processes = [(worker.node_id, worker.process) for worker in self.workers]
+        running = [node_id for node_id, process in processes if process and process.returncode is None]
+
+        def free() -> bool:
+            beats = [self.alive.get(node_id) for node_id in running]
+            return all(b is not None and b.sent_unix_ms > now_ms and b.kv_slots_used == 0 for b in beats)
+
+        await self.until("all KV slots are free", free)
+
+    async def heard_tokens(self, msg: Msg) -> None:
+        tokens = msgspec.json.decode(msg.data, type=Tokens)
+        outcome = self.outcomes.get(tokens.request_id)
+        if outcome is not None:
+            outcome.hear(tokens)
+        if msg.reply and self.answer_ends:
+            await msg.respond(b"ok")
+        await self._wake()
+
+    async def heard_alive(self, msg: Msg) -> None:
+        alive = msgspec.json.decode(msg.data, type=Alive)
+        self.alive[alive.node_id] = alive
+        await self._wake()
+
+    async def listen(self) -> None:
+        """Take the workers' reports for ever."""
+        await self.orchestrator.jetstream().add_consumer(
+            REPORTS_STREAM, durable_name="orchestrator", ack_policy="explicit"
+        )
+        pull = await self.orchestrator.jetstream().pull_subscribe_bind("orchestrator", stream=REPORTS_STREAM)
+        while True:
+            try:
+                batch = await pull.fetch(64, timeout=5)
+            except TimeoutError:
+                continue
+            for msg in batch:
+                self.reports.append(decode_report(msg.data))
+                await msg.ack()
+            await self._wake()
+
+    async def _wake(self) -> None:
+        async with self._news:
+            self._news.notify_all()
+
+
+@contextlib.asynccontextmanager
+async def ring(
+    n: int,
+    *,
+    mesh_options: dict[str, Any] | None = None,
+    worker_options: dict[str, Any] | None = None,
+    home: Path | None = None,
+) -> AsyncIterator[Ring]:
+    """nats-server, `n` mesh nodes and `n` workers; everything is stopped afterwards."""
+    async with contextlib.AsyncExitStack() as stack:
+        if home is None:
+            home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ring-")))
+        port = free_port()
+        url = f"nats://127.0.0.1:{port}"
+        access = NatsAccess(home / "nats", home / "seeds", url)
+        nodes = await stack.enter_async_context(mesh(n, **(mesh_options or {})))
+        options = worker_options or {}
+        workers = [_worker(home, number, node, url, access, options) for number, node in enumerate(nodes)]
+        conf = access.write(port=port)
+        server = await _nats_server(conf, home / "nats.log")
+        stack.push_async_callback(_end, server)
+        admin = await _connect(url, access, "admin")
+        for name, subjects, retention in (
+            (COMMANDS_STREAM, ["cp.commands.>"], RetentionPolicy.WORK_QUEUE),
+            (REPORTS_STREAM, ["cp.reports.>"], RetentionPolicy.LIMITS),
+        ):
+            config = StreamConfig(name=name, subjects=subjects, retention=retention)
+            await admin.jetstream().add_stream(config)
+        await admin.close()
+        orchestrator = await _connect(url, access, "orchestrator")
+        stack.push_async_callback(orchestrator.close)
+        gateway = await _connect(url, access, "gateway")
+        stack.push_async_callback(gateway.close)
+        running = Ring(workers, orchestrator, gateway)
+        await gateway.subscribe("cp.tokens.*.*", cb=running.heard_tokens)
+        await gateway.subscribe("cp.alive.*", cb=running.heard_alive)
+        listening = asyncio.create_task(running.listen())
+        stack.push_async_callback(_cancel, listening)
+        for worker in workers:
+            await dispatch.open_queue(orchestrator, worker.node_id)
+            await worker.start()
+            stack.push_async_callback(worker.stop)
+        await running.until("all workers alive", lambda: len(running.alive) == n, 60)
+        yield running
+
+
+def _worker(
+    home: Path, number: int, node: MeshNode, url: str, access: NatsAccess, options: dict[str, Any]
+) -> WorkerProcess:
+    own = home / f"worker{number}"
+    own.mkdir()
+    node_id = new_id()
+    seed, seal_key = new_seed(), X25519PrivateKey.generate()
+    (own / "nats.nk").write_bytes(seed)
+    (own / "seal.key").write_text(seal_key.private_bytes_raw().hex())
+    access.admit(node_id, public_key(seed))
+    config = {
+        "node_id": node_id, "nats_url": url, "nats_seed_file": "nats.nk", "seal_key_file": "seal.key",
+        "axl_url": node.api_url, "state_dir": "state", **options,
+    }  # fmt: skip
+    return WorkerProcess(node_id, node, own, seal_key, config)
+
+
+async def _nats_server(conf: Path, log: Path) -> asyncio.subprocess.Process:
+    binary = Path(sys.executable).parent / "nats-server"
+    with log.open("ab") as file:
+        return await asyncio.create_subprocess_exec(
+            str(binary), "-c", str(conf), stdout=file, stderr=file, start_new_session=True
+        )
+
+
+async def _connect(url: str, access: NatsAccess, role: str) -> Client:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await nats.connect(
+                    url, nkeys_seed=str(access.seed_path(role)), inbox_prefix=inbox_prefix(role, role),
+                    allow_reconnect=True, connect_timeout=2, error_cb=_quiet,
+                )  # fmt: skip
+            except (OSError, nats.errors.Error):
+                await asyncio.sleep(0.05)
+
+
+async def _quiet(_: Exception) -> None:
+    return None
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def _end(server: asyncio.subprocess.Process) -> None:
+    server.terminate()
+    await server.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
