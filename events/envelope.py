@@ -1,7 +1,7 @@
 """The envelope: one message is one commit, 1..N events of one aggregate as a CloudEvents JSON batch.
 
-Holds the type registry, the upcasters and the JSON Schema. Knows nothing of NATS: subjects, headers and payloads are
-plain values here.
+Holds the type registry, the upcasters and the JSON Schema. Knows nothing of NATS: subjects, headers and
+payloads are plain values here.
 """
 
 import hashlib
@@ -38,11 +38,15 @@ EVENT_CLASSES: dict[str, type[Event]] = {
 """Wire name to class: the current version of every event type."""
 
 UPCASTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""Wire name of an OLD version to a pure function from its data to the next version's data (with the new `type`)."""
+"""Wire name of an OLD version to a pure function from its data to the next version's data (with the new
+`type`).
+"""
 
 
 class UnknownEventType(Exception):
-    """unknown_event_type: the log holds a type or version that this program does not know; upgrade it, never skip."""
+    """unknown_event_type: the log holds a type or version that this program does not know;
+    upgrade it, never skip.
+    """
 
     code = "unknown_event_type"
 
@@ -71,7 +75,9 @@ class CloudEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Cause(msgspec.Struct, frozen=True):
-    """Where a command comes from: its id (idempotency key), what it belongs to, what made it, and when (unix ms)."""
+    """Where a command comes from: its id (idempotency key), what it belongs to, what made it, and when (unix
+    ms).
+    """
 
     command_id: str
     correlation_id: str
@@ -220,7 +226,9 @@ def decode_event(name: str, data: bytes) -> Event:
 
 
 def signing_bytes(subject: str, commit: str, expected_sequence: int, payload: bytes) -> bytes:
-    """What a writer signs (Ed25519, its nkey): SHA-256 over length-prefixed fields, so that none can shift."""
+    """What a writer signs (Ed25519, its nkey): SHA-256 over length-prefixed fields, so that none can
+    shift.
+    """
     digest = hashlib.sha256(b"computepool commit v1")
     for part in (subject.encode(), commit.encode(), str(expected_sequence).encode(), payload):
         digest.update(len(part).to_bytes(8, "big"))

@@ -23,6 +23,8 @@ def policy_command_id(cause_event_id: str, policy: str, n: int) -> str:
 
 
 def node_id_of(mesh_key: str) -> str:
-    """A node's id, ULID-shaped, from its mesh key (ed25519 public key, 64 hex): one key can't own two node ids."""
+    """A node's id, ULID-shaped, from its mesh key (ed25519 public key, 64 hex):
+    one key can't own two node ids.
+    """
     number = int.from_bytes(hashlib.sha256(bytes.fromhex(mesh_key)).digest()[:16], "big")
     return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))

@@ -1,4 +1,6 @@
-"""The decider: how one aggregate decides and evolves; knows nothing of any particular aggregate, of storage or of time."""
+"""The decider: how one aggregate decides and evolves; knows nothing of any particular aggregate, of storage
+or of time.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -34,7 +36,9 @@ class Rejected(Exception):
 
 @dataclass(frozen=True)
 class Decider(Generic[S, C, E]):
-    """`decide` raises `Rejected` or returns events (none: nothing to do); `evolve` is total and never refuses."""
+    """`decide` raises `Rejected` or returns events (none: nothing to do);
+    `evolve` is total and never refuses.
+    """
 
     initial: S
     decide: Callable[[C, S], tuple[E, ...]]

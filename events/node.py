@@ -1,4 +1,6 @@
-"""A node: an operator's machine, its keys, what it can hold, and whether it is there; knows nothing of pools or money."""
+"""A node: an operator's machine, its keys, what it can hold, and whether it is there;
+knows nothing of pools or money.
+"""
 
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -9,7 +11,9 @@ from events.kernel import Address, Decider, Event, Hash, Rejected, Ulid
 
 
 class Registered(Event, frozen=True, tag="node.registered.v1"):
-    """Four keys bound by one signed challenge; `binding_digest` is the EIP-712 digest that all four signed."""
+    """Four keys bound by one signed challenge; `binding_digest` is the EIP-712 digest that all four
+    signed.
+    """
 
     node_id: Ulid
     label: str
@@ -87,7 +91,10 @@ class NodeAlreadyRegistered(Rejected):
     """This node id is already registered with other keys."""
 
     code = "node_already_registered"
-    remedy = "A node id belongs to one set of keys for good: use the keys it was registered with, or a new mesh key."
+    remedy = (
+        "A node id belongs to one set of keys for good: use the keys it was registered "
+        "with, or a new mesh key."
+    )
 
 
 class NodeUnknown(Rejected):

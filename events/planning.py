@@ -1,4 +1,6 @@
-"""How a model's layers are cut over nodes, by memory and measured speed; knows nothing of pools' history or of torch."""
+"""How a model's layers are cut over nodes, by memory and measured speed;
+knows nothing of pools' history or of torch.
+"""
 
 import msgspec
 
@@ -20,7 +22,9 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class ModelDoesNotFit(Exception):
-    """model_does_not_fit: the nodes' memory together cannot hold the model; add nodes or choose a smaller model."""
+    """model_does_not_fit: the nodes' memory together cannot hold the model;
+    add nodes or choose a smaller model.
+    """
 
     code = "model_does_not_fit"
 
@@ -32,8 +36,8 @@ _MEMORY_SHARE = 0.8
 def plan_layers(terms: Proposed, candidates: tuple[Candidate, ...]) -> Plan:
     """Give each node layers in proportion to its speed, within its memory; ring order is the order given.
 
-    The entry also holds the embeddings and the exit the head, which count as memory. Nodes beyond the number of
-    layers stay out. Raises ModelDoesNotFit.
+    The entry also holds the embeddings and the exit the head, which count as memory. Nodes beyond the number
+    of layers stay out. Raises ModelDoesNotFit.
     """
     nodes = candidates[: terms.num_layers]
     if not nodes:
@@ -65,7 +69,9 @@ def _room(terms: Proposed, nodes: tuple[Candidate, ...], index: int) -> int:
 
 
 def _apportion(total: int, weights: list[float], limits: list[int]) -> list[int]:
-    """`total` whole pieces in proportion to `weights`, at least 1 each, at most `limits`; exact and deterministic."""
+    """`total` whole pieces in proportion to `weights`, at least 1 each, at most `limits`;
+    exact and deterministic.
+    """
     shares = [1] * len(weights)
     while sum(shares) < total:
         open_ends = [i for i in range(len(weights)) if shares[i] < limits[i]]

@@ -1,7 +1,7 @@
 """The process managers: what follows from an event or from the passing of time, as plain data.
 
-Pure: a policy sees one recorded event and the folded view, and returns reactions; the orchestrator carries them out.
-Knows nothing of NATS, of clocks (a moment is an argument) or of how a node is reached.
+Pure: a policy sees one recorded event and the folded view, and returns reactions; the orchestrator carries
+them out. Knows nothing of NATS, of clocks (a moment is an argument) or of how a node is reached.
 """
 
 from collections.abc import Iterator, Mapping
@@ -141,7 +141,10 @@ def _failed(started: session.RequestStarted, error_code: str) -> session.Generat
 
 
 def liveness(view: View, last_seen_unix_ms: Mapping[str, int], now_unix_ms: int) -> tuple[Do, ...]:
-    """Nodes to declare lost or recovered. `last_seen_unix_ms` begins with the observer's own start for every node."""
+    """Nodes to declare lost or recovered.
+
+    `last_seen_unix_ms` begins with the observer's own start for every node.
+    """
     found: list[Do] = []
     for node_id, state in view.present():
         seen = last_seen_unix_ms.get(node_id, 0)

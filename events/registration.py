@@ -1,11 +1,15 @@
-"""What a node and its operator sign to join (EIP-712 typed data, as plain dictionaries); knows no key and no signature."""
+"""What a node and its operator sign to join (EIP-712 typed data, as plain dictionaries);
+knows no key and no signature.
+"""
 
 from typing import Any
 
 DOMAIN_NAME = "ComputePool"
 DOMAIN_VERSION = "1"
 SIGNERS = ("mesh", "nats", "receipt", "payout")
-"""Keys that sign the registration digest: Ed25519 for mesh and nats, secp256k1 (65 bytes r,s,v) for the others."""
+"""Keys that sign the registration digest: Ed25519 for mesh and nats, secp256k1 (65 bytes r,s,v) for the
+others.
+"""
 
 _DOMAIN_TYPE = [
     {"name": "name", "type": "string"},
@@ -26,7 +30,10 @@ def registration(
     challenge: str,
     expires_unix_s: int,
 ) -> dict[str, Any]:
-    """The ONE challenge that binds a node's keys. `mesh_key`, `seal_key`, `challenge`: 64 hex. Source: EIP-712."""
+    """The ONE challenge that binds a node's keys. `mesh_key`, `seal_key`, `challenge`: 64 hex.
+
+    Source: EIP-712.
+    """
     return {
         "types": {
             "EIP712Domain": _DOMAIN_TYPE,

@@ -14,7 +14,10 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
 class Opened(Event, frozen=True, tag="session.opened.v1"):
-    """`payer` is "key:<api key id>" on a free pool. A `single_request` session is settled after its one request."""
+    """`payer` is "key:<api key id>" on a free pool.
+
+    A `single_request` session is settled after its one request.
+    """
 
     pool_id: Ulid
     payer: str
@@ -24,7 +27,10 @@ class Opened(Event, frozen=True, tag="session.opened.v1"):
 
 
 class RequestStarted(Event, frozen=True, tag="session.request_started.v1"):
-    """The gateway drew `seed` (decimal, 64 bit) when the client gave none. Commitments are SHA-256(nonce || text)."""
+    """The gateway drew `seed` (decimal, 64 bit) when the client gave none.
+
+    Commitments are SHA-256(nonce || text).
+    """
 
     request_id: Ulid
     epoch: int
@@ -37,7 +43,10 @@ class RequestStarted(Event, frozen=True, tag="session.request_started.v1"):
 
 
 class GenerationEnded(Event, frozen=True, tag="session.generation_ended.v1"):
-    """`receipts_root` is null until nodes sign receipts. `error_code` is set exactly when finish_reason is "error"."""
+    """`receipts_root` is null until nodes sign receipts.
+
+    `error_code` is set exactly when finish_reason is "error".
+    """
 
     request_id: Ulid
     finish_reason: FinishReason
