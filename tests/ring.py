@@ -78,6 +78,7 @@ class Outcome:
     completion_tokens: int = 0
     hops: tuple[HopTiming, ...] = ()
     asked_s: float = 0.0
+    nonce: str = ""
     arrivals: list[tuple[float, int]] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -197,7 +198,7 @@ class Ring:
         first_worker: int = 0,
         digest: str | None = None,
     ) -> str:
-        """Make a ring of `len(cuts)` workers; `cuts` are the ends of the layer ranges. Returns the pool's id."""
+        """Make a ring of `len(cuts)` workers; `cuts` are the ends of their layer ranges. The pool's id."""
         pool_id = pool_id or new_id()
         chosen = self.workers[first_worker : first_worker + len(cuts)]
         if model_dir not in self._digests:
@@ -246,16 +247,18 @@ class Ring:
         request_id: str | None = None,
     ) -> Generate:
         request_id = request_id or new_id()
-        content = SealedContent(tuple(prompt_ids), secrets.token_hex(32), stop, resume_ids)
+        nonce = secrets.token_hex(32)
+        self.outcomes[request_id] = Outcome(request_id, list(resume_ids), nonce=nonce)
+        content = SealedContent(tuple(prompt_ids), nonce, stop, resume_ids)
         sealed = seal_for(self.workers[entry].seal_public, content, request_id)
         return Generate(
             new_id(), pool_id, self._epochs.get(pool_id, 1), new_id(), request_id, sealed,
             sampling or Sampling(seed=0), max_tokens, int((time.time() + deadline_s) * 1000),
         )  # fmt: skip
 
-    async def ask(self, command: Generate, *, entry: int = 0, already: Sequence[int] = ()) -> Outcome:
-        """Send a `Generate`; the outcome fills as tokens come. `already`: the ids of an earlier epoch."""
-        outcome = self.outcomes.setdefault(command.request_id, Outcome(command.request_id, list(already)))
+    async def ask(self, command: Generate, *, entry: int = 0) -> Outcome:
+        """Send a `Generate`; the outcome fills as tokens come."""
+        outcome = self.outcomes[command.request_id]
         outcome.asked_s = time.monotonic()
         subject = command_subject(self.workers[entry].node_id, kind_of(command))
         await self.gateway.jetstream().publish(subject, encode(command))

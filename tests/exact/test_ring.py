@@ -1,0 +1,171 @@
+"""N shards in N processes over real mesh nodes say exactly what one `generate` says."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import torch
+
+from shard_runtime.messages import GenerationEnded, Sampling, commitment
+from shard_runtime.text import load_tokenizer
+from tests.exact.generation import Dtype, generated, whole_model
+from tests.exact.models import make_model
+from tests.ring import Ring, ring
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TOKENS = 24
+PROMPT = [7, 301, 15, 62, 118, 9, 260, 33]
+SAMPLED = Sampling(seed=2**63 + 11, temperature=0.9, top_p=0.95, top_k=40)
+MODELS = [("llama", True), ("llama", False), ("qwen2", False)]
+CUTS = {1: [6], 2: [2, 6], 3: [1, 4, 6]}
+
+
+@dataclass
+class Reference:
+    """Models on disk and what `generate` says with each, made once."""
+
+    home: Path
+    models: dict[tuple[str, bool, bool], Path] = field(default_factory=dict)
+    whole: dict[tuple[Path, Dtype], Any] = field(default_factory=dict)
+
+    def model(self, family: str, tied: bool, eos: bool = False) -> Path:
+        key = (family, tied, eos)
+        if key not in self.models:
+            self.models[key] = make_model(self.home / f"{family}-{tied}-{eos}", family, tied=tied, eos=eos)
+        return self.models[key]
+
+    def says(
+        self, model_dir: Path, dtype: Dtype, prompt: list[int], count: int, sampling: Sampling | None = None
+    ) -> list[int]:
+        if (model_dir, dtype) not in self.whole:
+            self.whole[(model_dir, dtype)] = whole_model(model_dir, dtype)
+        return generated(self.whole[(model_dir, dtype)], prompt, count, sampling).ids
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    torch.set_num_threads(1)
+    return Reference(tmp_path_factory.mktemp("models"))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shards() -> AsyncIterator[Ring]:
+    async with ring(3) as running:
+        yield running
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("family", "tied"), MODELS)
+@pytest.mark.parametrize("count", CUTS)
+async def test_the_ring_says_what_generate_says(
+    shards: Ring, reference: Reference, family: str, tied: bool, dtype: Dtype, count: int
+) -> None:
+    model_dir = reference.model(family, tied)
+    pool_id = await shards.load(model_dir, CUTS[count], dtype=dtype)
+    greedy, sampled = await asyncio.gather(
+        shards.generate(pool_id, PROMPT, max_tokens=TOKENS),
+        shards.generate(pool_id, PROMPT, max_tokens=TOKENS, sampling=SAMPLED),
+    )
+    assert greedy.ids == reference.says(model_dir, dtype, PROMPT, TOKENS)
+    assert sampled.ids == reference.says(model_dir, dtype, PROMPT, TOKENS, SAMPLED)
+    assert greedy.finish_reason == sampled.finish_reason == "length"
+    assert greedy.text == load_tokenizer(model_dir).decode(greedy.ids, skip_special_tokens=True)
+    assert [hop.node_id for hop in greedy.hops] == [worker.node_id for worker in shards.workers[:count]]
+    await shards.kv_free()
+    await shards.unload(pool_id)
+
+
+async def test_many_requests_at_once_do_not_disturb_each_other(shards: Ring, reference: Reference) -> None:
+    model_dir = reference.model("llama", False)
+    pool_id = await shards.load(model_dir, CUTS[3], kv_slots=6)
+    prompts = [[3 + number, 50 + number] * (1 + number) for number in range(6)]
+    outcomes = await asyncio.gather(
+        *(shards.generate(pool_id, prompt, max_tokens=10 + number) for number, prompt in enumerate(prompts))
+    )
+    for number, (prompt, outcome) in enumerate(zip(prompts, outcomes, strict=True)):
+        assert outcome.ids == reference.says(model_dir, "float32", prompt, 10 + number)
+    await shards.unload(pool_id)
+
+
+async def test_an_end_token_ends_the_text(shards: Ring, reference: Reference) -> None:
+    model_dir = reference.model("llama", True, eos=True)
+    pool_id = await shards.load(model_dir, CUTS[2])
+    seeds = (Sampling(seed=seed, temperature=2.0) for seed in range(100))
+    both = ((sampling, reference.says(model_dir, "float32", PROMPT, 120, sampling)) for sampling in seeds)
+    sampling, says = next((sampling, ids) for sampling, ids in both if ids[-1] == 2)
+    outcome = await shards.generate(pool_id, PROMPT, max_tokens=120, sampling=sampling)
+    assert outcome.ids == says
+    assert (outcome.finish_reason, outcome.completion_tokens) == ("stop", len(says))
+    await shards.unload(pool_id)
+
+
+async def test_a_stop_string_cuts_the_text_exactly(shards: Ring, reference: Reference) -> None:
+    model_dir = reference.model("llama", False)
+    pool_id = await shards.load(model_dir, CUTS[2])
+    ids = reference.says(model_dir, "float32", PROMPT, TOKENS, SAMPLED)
+    text = load_tokenizer(model_dir).decode(ids, skip_special_tokens=True)
+    stop = text[len(text) // 2 : len(text) // 2 + 3]
+    outcome = await shards.generate(
+        pool_id, PROMPT, max_tokens=TOKENS, sampling=SAMPLED, stop=(stop, "never said")
+    )
+    assert outcome.text == text[: text.index(stop)]
+    assert outcome.finish_reason == "stop"
+    assert outcome.ids == ids[: len(outcome.ids)]
+    [ended] = shards.said(GenerationEnded, request_id=outcome.request_id)
+    assert (ended.completion_tokens, ended.error_code) == (len(outcome.ids), None)
+    await shards.unload(pool_id)
+
+
+async def test_a_generation_goes_on_after_tokens_the_client_has_already(
+    shards: Ring, reference: Reference
+) -> None:
+    model_dir = reference.model("llama", False)
+    pool_id = await shards.load(model_dir, CUTS[2])
+    ids = reference.says(model_dir, "float32", PROMPT, TOKENS, SAMPLED)
+    had = tuple(ids[:9])
+    command = shards.command(pool_id, PROMPT, max_tokens=TOKENS, sampling=SAMPLED, resume_ids=had)
+    outcome = await shards.ask(command)
+    await shards.ended(outcome)
+    assert outcome.ids == ids
+    assert outcome.completion_tokens == TOKENS
+    await shards.unload(pool_id)
+
+
+async def test_the_context_ends_a_text_and_refuses_a_longer_prompt(
+    shards: Ring, reference: Reference
+) -> None:
+    model_dir = reference.model("llama", False)
+    pool_id = await shards.load(model_dir, CUTS[2], max_context=20)
+    outcome = await shards.generate(pool_id, PROMPT, max_tokens=500)
+    assert outcome.ids == reference.says(model_dir, "float32", PROMPT, 20 - len(PROMPT))
+    assert outcome.finish_reason == "length"
+    too_long = await shards.generate(pool_id, [5] * 20, max_tokens=4)
+    assert (too_long.finish_reason, too_long.error_code) == ("error", "context_exceeded")
+    await shards.kv_free()
+    await shards.unload(pool_id)
+
+
+async def test_a_prompt_of_several_frames_goes_round(shards: Ring, reference: Reference) -> None:
+    model_dir = make_model(
+        reference.home / "wide", "llama", layers=2, hidden=512, intermediate=512, max_position=4096, eos=False
+    )
+    pool_id = await shards.load(model_dir, [1, 2], max_context=2400)
+    prompt = [(7 * number) % 300 + 3 for number in range(2300)]
+    outcome = await shards.generate(pool_id, prompt, max_tokens=4)
+    assert outcome.ids == reference.says(model_dir, "float32", prompt, 4)
+    await shards.unload(pool_id)
+
+
+async def test_the_report_commits_to_the_text(shards: Ring, reference: Reference) -> None:
+    model_dir = reference.model("llama", False)
+    pool_id = await shards.load(model_dir, CUTS[2])
+    outcome = await shards.generate(pool_id, PROMPT, max_tokens=6)
+    [ended] = shards.said(GenerationEnded, request_id=outcome.request_id)
+    assert ended.output_commitment == commitment(outcome.nonce, outcome.text)
+    assert (ended.prompt_tokens, ended.completion_tokens) == (len(PROMPT), 6)
+    await shards.unload(pool_id)
