@@ -1,0 +1,142 @@
+"""`computepool`: what an operator types. Each command parses, calls one function of the shell, prints.
+
+Knows no rule of the business. Imports what a command needs inside of it, so that `--help` is immediate.
+"""
+
+import asyncio
+import json as json_text
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services import cli_log, cli_network, cli_worker
+from services.cli_output import Json, report, show
+
+app = typer.Typer(
+    name="computepool",
+    help="One inference endpoint made of many small GPUs, with every transition auditable.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+bench_app = typer.Typer(help="Measurements; each prints one JSON object last.", no_args_is_help=True)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@app.command()
+def up(
+    nodes: Annotated[int, typer.Option(min=0, max=16, help="Local nodes to start.")] = 2,
+    model: Annotated[str, typer.Option(help="Model directory, or its name below the model dirs.")] = "tales",
+    pool: Annotated[str, typer.Option(help="The pool's name, which clients send as `model`.")] = "",
+) -> None:
+    """Start the network on this machine and leave it running (--nodes 0: without nodes and pool)."""
+    from services.cli_stack import bring_up
+
+    asyncio.run(bring_up(nodes, model, pool))
+
+
+@app.command()
+def down(json: Json = False) -> None:
+    """Stop what runs here, also what a killed supervisor left behind."""
+    from services.cli_stack import take_down
+
+    ended = asyncio.run(take_down(quiet=json))
+    if json:
+        print(json_text.dumps({"survivors_ended": ended}))
+
+
+@app.command()
+def ps(
+    json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
+) -> None:
+    """What runs here: processes, their state, addresses, memory. Exit code 1 when something has ended."""
+    from services.cli_stack import process_list, process_table
+
+    if watch:
+        from rich.live import Live
+
+        with Live(process_table(process_list()), refresh_per_second=4) as live:
+            while True:
+                time.sleep(1)
+                live.update(process_table(process_list()))
+    found = process_list()
+    if json:
+        print(json_text.dumps(found, indent=1))
+    else:
+        show(process_table(found))
+    if any(entry["state"] != "running" for entry in found["processes"]):
+        raise typer.Exit(1)
+
+
+@app.command()
+def logs(
+    name: Annotated[str, typer.Argument(help="A process as `ps` names it; none: all of them.")] = "",
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="Last lines of each.")] = 40,
+) -> None:
+    """Print the logs of what runs here."""
+    from services.cli_stack import follow_logs
+
+    follow_logs(name, follow, lines)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Say what is missing or wrong on this machine and the line that mends it. Exit code 1: something is."""
+    from services.stack.doctor import examine
+
+    findings = asyncio.run(examine())
+    if json:
+        print(json_text.dumps([finding.as_dict() for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            print(finding.as_line())
+    if not all(finding.well for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo() -> None:
+    """A model cut over two processes answers three prompts; shows what happened; stops everything."""
+    from services import demo as story
+
+    raise typer.Exit(asyncio.run(story.main()))
+
+
+@bench_app.command("shards")
+def bench_shards(json: Json = False) -> None:
+    """Two shards against single-process generate, the time of a hop, memory over the slice."""
+    sys.path.insert(0, str(ROOT))
+    from tests.bench import shards
+
+    shards.main(json=json)
+
+
+cli_network.register(app)
+cli_log.register(app)
+cli_worker.register(app)
+app.add_typer(bench_app, name="bench")
+
+
+def main() -> None:
+    """The entry point: exit codes 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as failure:
+        report(failure)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The commands about the event log and its read model: show a history, check, rebuild. Knows no rule."""
+
+import asyncio
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from services.cli_output import Failure, Json, print_json, show, table_of
+
+events_app = typer.Typer(help="The event log.", no_args_is_help=True)
+projection_app = typer.Typer(help="The read model in PostgreSQL.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(events_app, name="events")
+    app.add_typer(projection_app, name="projection")
+
+
+@events_app.command("show")
+def events_show(
+    kind: Annotated[str, typer.Argument(help="node, pool or session.")],
+    identifier: Annotated[str, typer.Argument(metavar="ID", help="The aggregate's id.")],
+    json: Json = False,
+) -> None:
+    """The history of one node, pool or session, as it stands in the log."""
+    from events.envelope import DECIDERS
+
+    if kind not in DECIDERS:
+        raise Failure("unknown_kind", f"{kind!r} is none of {', '.join(sorted(DECIDERS))}")
+    found = asyncio.run(_history(kind, identifier))
+    if not found:
+        raise Failure("no_history", f"the log has no {kind} {identifier}", f"computepool {kind}s")
+    if json:
+        print_json(found)
+        return
+    rows = [[item["sequence"], item["time"], item["type"], _brief(item["event"])] for item in found]
+    show(table_of(("sequence", "time", "type", "event"), rows))
+
+
+async def _history(kind: str, identifier: str) -> list[dict[str, Any]]:
+    from datetime import UTC, datetime
+
+    import msgspec
+
+    from services import bus
+    from services.log import EventLog
+    from services.stack.client import local_settings
+
+    client = await bus.connect(local_settings(), "auditor", first_connect_s=3)
+    try:
+        history = await (await EventLog.open(client, None)).history(kind, identifier)
+    finally:
+        await client.close()
+    found = []
+    for recorded in history.recorded:
+        item = msgspec.to_builtins(recorded)
+        moment = datetime.fromtimestamp(recorded.time_unix_ms / 1000, UTC)
+        found.append({**item, "time": moment.isoformat(timespec="milliseconds")})
+    return found
+
+
+def _brief(event: dict[str, Any]) -> str:
+    shown = (f"{name}={value}" for name, value in event.items() if name not in ("type", "event"))
+    return " ".join(text if len(text) <= 60 else text[:57] + "…" for text in shown)
+
+
+@projection_app.command("check")
+def projection_check(json: Json = False) -> None:
+    """Compare the rows with a fresh replay of the log. Exit code 1 when they differ."""
+    from services.projection_check import check
+    from services.stack.client import local_settings
+
+    differences = asyncio.run(check(local_settings()))
+    if json:
+        print_json({"differences": list(differences)})
+    else:
+        print("\n".join(map(str, differences)) or "the read model equals a fresh replay of the log")
+    if differences:
+        raise typer.Exit(1)
+
+
+@projection_app.command("rebuild")
+def projection_rebuild() -> None:
+    """Build a new generation of the read model beside the old one, compare, and swap."""
+    from services.rebuild import rebuild
+    from services.stack.client import local_settings
+
+    print(asyncio.run(rebuild(local_settings(), lambda text: print(text, file=sys.stderr, flush=True))))

@@ -1,0 +1,133 @@
+"""The commands that ask the gateway: nodes, pools, sessions, keys. Knows REST paths, nothing behind."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Annotated, Any
+
+import typer
+
+from services.cli_output import Failure, Json, print_json, show, table_of
+
+COLUMNS = {
+    "nodes": ("node_id", "label", "status", "device", "memory_bytes", "matmul_gflops", "last_seen_at"),
+    "pools": ("pool_id", "name", "status", "model", "epoch", "price_wei_per_s", "shards"),
+    "sessions": ("session_id", "pool_id", "payer", "status", "opened_at", "requests", "completion_tokens"),
+}
+Token = Annotated[
+    str,
+    typer.Option(envvar="COMPUTEPOOL_TOKEN", help="Operator token; default: a passing one."),
+]
+After = Annotated[str, typer.Option(help="Continue after this id.")]
+Limit = Annotated[int, typer.Option(min=1, max=100)]
+Watch = Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")]
+keys_app = typer.Typer(help="API keys: made, shown once, revoked.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    for kind, about in (
+        ("nodes", "Operators' machines: what each holds and whether it is reachable."),
+        ("pools", "Pools, their model, price and shards."),
+        ("sessions", "Sessions, newest first; with an id, one of them with its requests."),
+    ):
+        app.command(kind, help=about)(_listing(kind))
+    app.add_typer(keys_app, name="keys")
+
+
+def _listing(kind: str) -> Callable[..., None]:
+    def command(
+        identifier: Annotated[str, typer.Argument(metavar="[ID]", help="Show only this one, whole.")] = "",
+        json: Json = False,
+        watch: Watch = False,
+        after: After = "",
+        limit: Limit = 50,
+        token: Token = "",
+    ) -> None:
+        path = f"/{kind}/{identifier}" if identifier else f"/{kind}"
+        params = {} if identifier else {"limit": str(limit), **({"after": after} if after else {})}
+
+        def look() -> dict[str, Any]:
+            return asyncio.run(call("GET", path, token, params=params))
+
+        if watch:
+            from rich.live import Live
+
+            with Live(_table(kind, look()), refresh_per_second=4) as live:
+                while True:
+                    time.sleep(1)
+                    live.update(_table(kind, look()))
+        found = look()
+        if json or identifier:
+            print_json(found)
+        else:
+            show(_table(kind, found))
+            if found.get("has_more"):
+                last = found["items"][-1]
+                print(f"more: computepool {kind} --after {last.get(COLUMNS[kind][0], '')}")
+
+    return command
+
+
+def _table(kind: str, page: dict[str, Any]) -> Any:
+    items = page["items"]
+    columns = [name for name in COLUMNS[kind] if not items or any(name in item for item in items)]
+    return table_of(columns, [[_cell(item.get(name)) for name in columns] for item in items])
+
+
+def _cell(value: object) -> object:
+    return f"{len(value)}" if isinstance(value, list) else value
+
+
+@keys_app.command("create")
+def keys_create(
+    label: Annotated[str, typer.Option(help="Whose key it is.")], json: Json = False, token: Token = ""
+) -> None:
+    """Make an API key. It is shown once and kept only as a hash."""
+    made = asyncio.run(call("POST", "/keys", token, body={"label": label}))
+    if json:
+        print_json(made)
+    else:
+        print(f"{made['token']}\n(key {made['id']}; shown once)")
+
+
+@keys_app.command("revoke")
+def keys_revoke(key_id: str, token: Token = "") -> None:
+    """Revoke an API key by its id."""
+    asyncio.run(call("DELETE", f"/keys/{key_id}", token))
+    print(f"revoked {key_id}")
+
+
+async def call(
+    method: str,
+    path: str,
+    token: str = "",
+    *,
+    params: dict[str, str] | None = None,
+    body: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One request to the gateway; {} for an empty answer. Raises Failure with the gateway's code."""
+    import httpx
+
+    from services.stack.client import local_settings, operator_token
+
+    settings = local_settings()
+    async with AsyncExitStack() as stack:
+        token = token or await stack.enter_async_context(operator_token(settings))
+        headers = {"Authorization": f"Bearer {token}"}
+        client = httpx.AsyncClient(base_url=settings.public_url, headers=headers, timeout=30, trust_env=False)
+        try:
+            answer = await (await stack.enter_async_context(client)).request(
+                method, path, params=params, json=body
+            )
+        except httpx.TransportError as away:
+            text = f"no gateway answers at {settings.public_url}"
+            raise Failure("gateway_away", text, "computepool ps; computepool up") from away
+    try:
+        content: Any = answer.json() if answer.content else {}
+    except ValueError:
+        content = {"detail": answer.text[:300]}
+    if answer.is_error:
+        code = str(content.get("code", f"http_{answer.status_code}"))
+        raise Failure(code, str(content.get("detail", "")), str(content.get("remedy", "")))
+    return dict(content)

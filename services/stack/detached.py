@@ -1,0 +1,65 @@
+"""The process behind `computepool up`: holds a stack until it is told to stop, and restarts nothing.
+
+Knows nothing of terminals: it tells its progress through `stack.json`, and everything else through its log.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import sys
+from pathlib import Path
+
+from services.local_pool import form_pool
+from services.settings import Settings
+from services.stack.client import local_model, operator_token
+from services.stack.stack import Stack, stack_of
+
+
+async def serve_model(stack: Stack, nodes: int, model: str, pool: str) -> None:
+    """Start `nodes` local nodes and form a pool over them that serves `model` under the name `pool`."""
+    directory = local_model(model, stack.settings.model_dirs)
+    labels = [f"local-{number + 1}" for number in range(nodes)]
+    async with operator_token(stack.settings) as token:
+        stack.supervisor.say("starting", f"{nodes} nodes")
+        await stack.add_nodes(labels, token, (*stack.settings.model_dirs, directory.parent))
+        stack.supervisor.say("starting", f"pool {pool}: loading {directory.name}")
+        await form_pool(
+            stack.settings.public_url,
+            token,
+            [stack.settings.state_dir / "nodes" / label for label in labels],
+            directory,
+            name=pool,
+            say=lambda text: stack.supervisor.say("starting", text),
+        )
+
+
+async def hold(settings: Settings, nodes: int, model: str, pool: str) -> None:
+    """Until SIGTERM or SIGINT, also in the middle of starting."""
+    whole = asyncio.current_task()
+    assert whole is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, whole.cancel)
+
+    async def prepare(stack: Stack) -> None:
+        if nodes:
+            await serve_model(stack, nodes, model, pool)
+
+    with contextlib.suppress(asyncio.CancelledError):
+        async with stack_of(settings, prepare=prepare):
+            await asyncio.Event().wait()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m services.stack.detached")
+    parser.add_argument("--nodes", type=int, default=0)
+    parser.add_argument("--model", default="")
+    parser.add_argument("--pool", default="")
+    given = parser.parse_args()
+    pool = given.pool or Path(given.model).name
+    asyncio.run(hold(Settings(), given.nodes, given.model, pool))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
