@@ -2,10 +2,14 @@
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
-from tests.mesh_nodes import MeshNode, mesh
+from tests.mesh_nodes import MeshNode, mesh, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MIB = 1 << 20
 SIZES = [0, 1, 2, 1000, 1216, 1217, 8192, 65_535, 65_536, MIB, 4 * MIB, 16 * MIB]
@@ -17,24 +21,36 @@ def patterned(size: int, salt: int = 0) -> bytes:
     return (block * (size // len(block) + 1))[:size]
 
 
-@pytest.mark.parametrize("link", ["tls", "tcp"])
-async def test_two_nodes_carry_every_size_both_ways(link: str) -> None:
-    async with mesh(2, link=link) as (left, right):
-        for size in SIZES:
-            body = patterned(size)
-            assert await left.send(right.peer_id, body) == 200
-            assert await right.recv() == (left.peer_id, body), size
-            assert await right.send(left.peer_id, body[::-1]) == 200
-            assert await left.recv() == (right.peer_id, body[::-1]), size
-        for node in (left, right):
-            seen = await node.metrics()
-            assert seen["axl_frames_sent_total"] == seen["axl_frames_received_total"] == len(SIZES)
-            assert seen["axl_bytes_sent_total"] == seen["axl_bytes_received_total"] == sum(SIZES)
-            assert seen["axl_drops_total"] == seen["axl_lost_total"] == seen["axl_retried_total"] == 0
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def trio() -> AsyncIterator[list[MeshNode]]:
+    """Three nodes, the second and third peering with the first over TLS; each test leaves them empty."""
+    async with mesh(3) as nodes:
+        yield nodes
+
+
+async def counted(nodes: list[MeshNode], *names: str) -> list[float]:
+    """The sum over the nodes of each counter."""
+    seen = [await node.metrics() for node in nodes]
+    return [sum(metrics[name] for metrics in seen) for name in names]
+
+
+async def test_two_nodes_carry_every_size_both_ways(trio: list[MeshNode]) -> None:
+    left, right = trio[:2]
+    flow = [f"axl_{what}_{way}_total" for way in ("sent", "received") for what in ("frames", "bytes")]
+    before = await counted(trio, *flow)
+    for size in SIZES:
+        body = patterned(size)
+        assert await left.send(right.peer_id, body) == 200
+        assert await right.recv() == (left.peer_id, body), size
+        assert await right.send(left.peer_id, body[::-1]) == 200
+        assert await left.recv() == (right.peer_id, body[::-1]), size
+    grown = [now - then for now, then in zip(await counted(trio, *flow), before, strict=True)]
+    assert grown == [2 * len(SIZES), 2 * sum(SIZES)] * 2
+    assert await counted(trio, "axl_drops_total", "axl_lost_total", "axl_retried_total") == [0, 0, 0]
 
 
 async def test_three_in_a_line_relay_for_each_other() -> None:
-    async with mesh(3, shape="line") as (left, relay, right):
+    async with mesh(3, shape="line", link="tcp") as (left, relay, right):
         assert right.peer_id not in {p["public_key"] for p in (await left.topology())["peers"]}
         for size in (1, 8192, MIB, 16 * MIB):
             body = patterned(size, salt=1)
@@ -44,57 +60,62 @@ async def test_three_in_a_line_relay_for_each_other() -> None:
         assert (await relay.metrics())["axl_frames_received_total"] == 0
 
 
-async def test_each_pair_of_three_talks_at_once() -> None:
-    async with mesh(3) as nodes:
-        pairs = [(a, b) for a in nodes for b in nodes]  # a node may write to itself, too
-        bodies = {(a.name, b.name): patterned(5000 + 7 * i, salt=i) for i, (a, b) in enumerate(pairs)}
-        statuses = await asyncio.gather(*(a.send(b.peer_id, bodies[a.name, b.name]) for a, b in pairs))
-        assert statuses == [200] * 9
-        for b in nodes:
-            got = dict([await b.recv() or ("", b"") for _ in nodes])
-            assert got == {a.peer_id: bodies[a.name, b.name] for a in nodes}
+async def test_each_pair_of_three_talks_at_once(trio: list[MeshNode]) -> None:
+    nodes = trio
+    pairs = [(a, b) for a in nodes for b in nodes]  # a node may write to itself, too
+    bodies = {(a.name, b.name): patterned(5000 + 7 * i, salt=i) for i, (a, b) in enumerate(pairs)}
+    statuses = await asyncio.gather(*(a.send(b.peer_id, bodies[a.name, b.name]) for a, b in pairs))
+    assert statuses == [200] * 9
+    for b in nodes:
+        got = dict([await b.recv() or ("", b"") for _ in nodes])
+        assert got == {a.peer_id: bodies[a.name, b.name] for a in nodes}
 
 
-async def test_ten_thousand_messages_of_two_senders_none_lost_none_reordered() -> None:
+async def test_ten_thousand_messages_of_two_senders_none_lost_none_reordered(trio: list[MeshNode]) -> None:
     each = 5000
 
     async def pour(sender: MeshNode, to: MeshNode) -> None:
         for number in range(each):
             assert await sender.send(to.peer_id, number.to_bytes(4, "big") + bytes(number % 300)) == 200
 
-    async with mesh(3) as (sink, one, two):
-        pouring = asyncio.gather(pour(one, sink), pour(two, sink))
-        numbers: dict[str, list[int]] = {one.peer_id: [], two.peer_id: []}
-        for _ in range(2 * each):
-            got = await sink.recv()
-            assert got is not None, "a message is missing"
-            sender, body = got
-            number = int.from_bytes(body[:4], "big")
-            assert len(body) == 4 + number % 300
-            numbers[sender].append(number)
-        await pouring
-        assert numbers == {one.peer_id: list(range(each)), two.peer_id: list(range(each))}
-        assert await sink.recv(None) is None
-        seen = await sink.metrics()
-        assert seen["axl_frames_delivered_total"] == 2 * each
-        assert seen["axl_drops_total"] == 0
+    sink, one, two = trio
+    [before] = await counted([sink], "axl_frames_delivered_total")
+    pouring = asyncio.gather(pour(one, sink), pour(two, sink))
+    numbers: dict[str, list[int]] = {one.peer_id: [], two.peer_id: []}
+    for _ in range(2 * each):
+        got = await sink.recv()
+        assert got is not None, "a message is missing"
+        sender, body = got
+        number = int.from_bytes(body[:4], "big")
+        assert len(body) == 4 + number % 300
+        numbers[sender].append(number)
+    await pouring
+    assert numbers == {one.peer_id: list(range(each)), two.peer_id: list(range(each))}
+    assert await sink.recv(None) is None
+    assert await counted([sink], "axl_frames_delivered_total") == [before + 2 * each]
+    assert await counted(trio, "axl_drops_total", "axl_lost_total") == [0, 0]
 
 
-async def test_a_talkative_sender_does_not_silence_a_quiet_one() -> None:
-    async with mesh(3) as (sink, loud, quiet):
-        for number in range(200):
-            assert await loud.send(sink.peer_id, b"loud %d" % number) == 200
-        assert await quiet.send(sink.peer_id, b"quiet") == 200
-        seen: dict[str, float] = {}
-        while seen.get("axl_recv_queue_messages") != 201:
-            seen = await sink.metrics()
-        first_three = [await sink.recv() for _ in range(3)]
-        assert (quiet.peer_id, b"quiet") in first_three
+async def test_a_talkative_sender_does_not_silence_a_quiet_one(trio: list[MeshNode]) -> None:
+    sink, loud, quiet = trio
+    for number in range(200):
+        assert await loud.send(sink.peer_id, b"loud %d" % number) == 200
+    assert await quiet.send(sink.peer_id, b"quiet") == 200
+
+    async def all_in() -> bool:
+        return (await sink.metrics())["axl_recv_queue_messages"] == 201
+
+    await until("all messages are in", all_in)
+    first_three = [await sink.recv() for _ in range(3)]
+    assert (quiet.peer_id, b"quiet") in first_three
+    rest = [await sink.recv() for _ in range(198)]
+    loud_ones = [m for m in first_three + rest if m and m[0] == loud.peer_id]
+    assert [body for _, body in loud_ones] == [b"loud %d" % number for number in range(200)]
 
 
-async def test_many_posts_at_once_all_arrive() -> None:
-    async with mesh(2) as (left, right):
-        bodies = [b"%d" % i for i in range(300)]
-        assert set(await asyncio.gather(*(left.send(right.peer_id, body) for body in bodies))) == {200}
-        got = [await right.recv() for _ in bodies]
-        assert sorted(body for _, body in filter(None, got)) == sorted(bodies)
+async def test_many_posts_at_once_all_arrive(trio: list[MeshNode]) -> None:
+    left, right = trio[:2]
+    bodies = [b"%d" % i for i in range(300)]
+    assert set(await asyncio.gather(*(left.send(right.peer_id, body) for body in bodies))) == {200}
+    got = [await right.recv() for _ in bodies]
+    assert sorted(body for _, body in filter(None, got)) == sorted(bodies)

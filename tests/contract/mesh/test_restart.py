@@ -2,36 +2,36 @@
 
 import asyncio
 
-import pytest
-
 from tests.mesh_nodes import mesh, until
 
 
-@pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
-async def test_sending_goes_on_after_the_peer_restarted(kill: bool) -> None:
+async def test_sending_goes_on_after_the_peer_restarted() -> None:
     async with mesh(2) as (hub, leaf):
-        for number in range(20):
-            assert await hub.send(leaf.peer_id, b"before %d" % number) == 200
-            assert await leaf.recv() == (hub.peer_id, b"before %d" % number)
         was = leaf.peer_id
-        await leaf.restart(kill=kill)
-        assert leaf.peer_id == was
+        for era, kill in enumerate([False, True]):
+            for number in range(20):
+                assert await hub.send(leaf.peer_id, b"before %d" % number) == 200
+                assert await leaf.recv() == (hub.peer_id, b"before %d" % number)
+            await leaf.restart(kill=kill)
+            assert leaf.peer_id == was
 
-        async def accepted() -> bool:
-            return await hub.send(leaf.peer_id, b"are you back") == 200
+            async def accepted() -> bool:
+                return await hub.send(leaf.peer_id, b"are you back") == 200
 
-        await until("the restarted peer takes messages", accepted, 30)
-        for number in range(20):
-            assert await hub.send(leaf.peer_id, b"after %d" % number) == 200
-        seen: list[bytes] = []
-        while b"after 19" not in seen:
-            got = await leaf.recv(20_000)
-            assert got is not None, f"missing after {seen[-3:]}"
-            seen.append(got[1])
-        after = [body for body in seen if body.startswith(b"after")]
-        assert list(dict.fromkeys(after)) == [b"after %d" % i for i in range(20)], (
-            "in order; repeats are allowed"
-        )
+            await until("the restarted peer takes messages", accepted, 30)
+            after = [b"%d after %d" % (era, number) for number in range(20)]
+            for body in after:
+                assert await hub.send(leaf.peer_id, body) == 200
+            seen: list[bytes] = []
+            while after[-1] not in seen:
+                got = await leaf.recv(20_000)
+                assert got is not None, f"missing after {seen[-3:]}"
+                seen.append(got[1])
+            assert [body for body in dict.fromkeys(seen) if body in after] == after, (
+                "in order; repeats are allowed"
+            )
+            while await leaf.recv(500) is not None:  # what was sent twice comes before the next round
+                pass
 
 
 async def test_messages_accepted_while_the_peer_was_silent_reach_its_successor() -> None:
@@ -48,24 +48,23 @@ async def test_messages_accepted_while_the_peer_was_silent_reach_its_successor()
         while len(set(got)) < 5:
             message = await leaf.recv(30_000)
             assert message is not None, f"only {got} came"
-            got.append(message[1])
+            if message[1] != b"warm":  # unacknowledged at the kill, so it may come again
+                got.append(message[1])
         assert list(dict.fromkeys(got)) == [b"late %d" % n for n in range(5)]
         counted = await hub.metrics()
         assert counted["axl_retried_total"] >= 1
         assert counted["axl_lost_total"] == 0
 
 
-async def test_a_peer_that_stays_away_ends_in_a_502_and_a_count() -> None:
-    async with mesh(2, redial_window_ms=500, dial_timeout_ms=4000) as (hub, leaf):
-        assert await hub.send(leaf.peer_id, b"warm") == 200
-        assert await leaf.recv() == (hub.peer_id, b"warm")
-        leaf_id = leaf.peer_id
+async def test_a_peer_that_stays_away_ends_in_a_502() -> None:
+    async with mesh(2, redial_window_ms=500, dial_timeout_ms=1000) as (hub, leaf):
+
+        async def answers(status: int) -> bool:
+            return await hub.send(leaf.peer_id, b"x") == status
+
+        await until("the path is found", lambda: answers(200))
         await leaf.stop()
-
-        async def refused() -> bool:
-            return await hub.send(leaf_id, b"x") == 502
-
-        await until("sending to an absent peer is refused", refused, 40)
+        await until("sending to an absent peer is refused", lambda: answers(502), 40)
 
 
 async def test_waiting_receivers_are_released_when_the_node_stops() -> None:
