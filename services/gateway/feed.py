@@ -1,0 +1,165 @@
+"""GET /feed: the event log as server-sent events, live, resumable by position; knows nothing of the read
+model.
+
+Who sees what: an operator every event; an API key those of nodes and pools, and of the sessions that it
+opened.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import msgspec
+import structlog
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from events import session
+from events.envelope import DECIDERS, POSITION_STRIDE, Recorded, decode_commit
+from services.credentials import Principal
+from services.gateway import sse
+from services.gateway.auth import Here, Payer
+from services.gateway.problems import InvalidRequest, LogHalted, Problem, TooManyFeeds, problem_body
+from services.gateway.request_id import current_request_id
+from services.gateway.state import Gateway
+from services.log import Gap, LogRolledBack, StoredMessage
+
+router = APIRouter(tags=["Feed"])
+log = structlog.get_logger("gateway")
+
+HEARTBEAT_S = 15.0
+MAX_FEEDS = 64
+MAX_PAYERS = 4096
+
+
+@router.get("/feed", summary="Events of the log, live (server-sent events)", response_model=None)
+async def feed(
+    request: Request,
+    here: Here,
+    who: Payer,
+    from_: Annotated[
+        int | None,
+        Query(alias="from", ge=0, le=2**53, description="first log sequence; default: from now on"),
+    ] = None,
+    kind: Annotated[str | None, Query(description="node, pool or session")] = None,
+    type_: Annotated[
+        str | None, Query(alias="type", max_length=64, description='an event type, e.g. "session.opened.v1"')
+    ] = None,
+) -> Response:
+    """`Last-Event-ID` (a position) goes on after that event, and wins over `from`."""
+    if kind is not None and kind not in DECIDERS:
+        raise InvalidRequest(f"kind is one of {', '.join(DECIDERS)}.", param="kind")
+    seen = _seen(request.headers.get("last-event-id"))
+    if here.feeds >= MAX_FEEDS:
+        raise TooManyFeeds
+    if seen is not None:
+        after = max(0, seen // POSITION_STRIDE - 1)
+    elif from_ is not None:
+        after = max(0, from_ - 1)
+    else:
+        after = await here.events.last_sequence()
+    here.feeds += 1
+    here.metrics.feeds.set(here.feeds)
+
+    async def close() -> None:
+        here.feeds -= 1
+        here.metrics.feeds.set(here.feeds)
+
+    eyes = Eyes(here, who, -1 if seen is None else seen, kind, type_)
+    return sse.EventStream(_frames(here, eyes, after), close)
+
+
+def _seen(given: str | None) -> int | None:
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdigit() and len(given) <= 18):
+        raise InvalidRequest("Last-Event-ID is the id of an event of this feed.", param="last-event-id")
+    return int(given)
+
+
+class Eyes:
+    """Which events one reader is shown."""
+
+    def __init__(self, here: Gateway, who: Principal, seen: int, kind: str | None, type_: str | None) -> None:
+        self._here, self._who, self._seen, self._kind, self._type = here, who, seen, kind, type_
+        self._payers: OrderedDict[str, str] = OrderedDict()
+
+    async def may_see(self, recorded: Recorded) -> bool:
+        if recorded.position <= self._seen:
+            return False
+        if self._kind not in (None, recorded.kind) or self._type not in (None, recorded.type):
+            return False
+        if self._who.is_operator or recorded.kind in ("node", "pool"):
+            return True
+        return recorded.kind == "session" and await self._payer(recorded) == self._who.payer
+
+    async def _payer(self, recorded: Recorded) -> str:
+        """Who opened the session; from its own first event, remembered for a while."""
+        session_id = recorded.aggregate_id
+        if isinstance(recorded.event, session.Opened):
+            self._payers[session_id] = recorded.event.payer
+        elif session_id not in self._payers:
+            history = await self._here.events.history("session", session_id)
+            first = history.recorded[0].event if history.recorded else None
+            self._payers[session_id] = first.payer if isinstance(first, session.Opened) else ""
+        self._payers.move_to_end(session_id)
+        if len(self._payers) > MAX_PAYERS:
+            self._payers.popitem(last=False)
+        return self._payers.get(session_id, "")
+
+
+async def _frames(here: Gateway, eyes: Eyes, after: int) -> AsyncIterator[bytes]:
+    messages: Any = here.events.read(after)
+    stopping = asyncio.create_task(here.stopping.wait())
+    coming: asyncio.Task[StoredMessage] | None = None
+    try:
+        yield b": feed\n\n"
+        while not here.stopping.is_set():
+            coming = coming or asyncio.ensure_future(_next(messages))
+            await asyncio.wait({coming, stopping}, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                yield sse.KEEP_ALIVE
+                continue
+            message, coming = coming.result(), None
+            for recorded in decode_commit(*message):
+                if await eyes.may_see(recorded):
+                    yield _event(recorded)
+    except (Gap, LogRolledBack) as broken:
+        log.error("feed_halted", why=str(broken))
+        yield _failed(LogHalted(str(broken)))
+    finally:
+        for task in (stopping, coming):
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(*(task for task in (stopping, coming) if task), return_exceptions=True)
+        await messages.aclose()
+
+
+async def _next(messages: Any) -> StoredMessage:
+    found: StoredMessage = await anext(messages)
+    return found
+
+
+def _event(recorded: Recorded) -> bytes:
+    shown = {
+        "position": recorded.position,
+        "sequence": recorded.sequence,
+        "kind": recorded.kind,
+        "aggregate_id": recorded.aggregate_id,
+        "version": recorded.version,
+        "type": recorded.type,
+        "time_unix_ms": recorded.time_unix_ms,
+        "event_id": recorded.event_id,
+        "command_id": recorded.command_id,
+        "correlation_id": recorded.correlation_id,
+        "causation_id": recorded.causation_id,
+        "writer": recorded.writer,
+        "data": recorded.event,
+    }
+    return sse.event(msgspec.json.encode(shown), name=recorded.type, event_id=str(recorded.position))
+
+
+def _failed(problem: Problem) -> bytes:
+    body = problem_body(problem, current_request_id())
+    return sse.event(msgspec.json.encode(body), name="error")

@@ -1,0 +1,91 @@
+"""The outer layer of every request: its id in and out, one log line, a bounded body; knows nothing of routes.
+
+Plain ASGI, so that a client's disconnect reaches the routes unchanged.
+"""
+
+import re
+import time
+from contextvars import ContextVar
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from ulid import ULID
+
+_VALID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+log = structlog.get_logger("gateway")
+
+
+def current_request_id() -> str:
+    """The id of the request being served, "" outside one."""
+    return _request_id.get()
+
+
+def new_ulid() -> str:
+    """A fresh lower-case ULID."""
+    return str(ULID()).lower()
+
+
+class RequestId:
+    """Takes `X-Request-Id` when it is 1..128 of [A-Za-z0-9._:-], else makes one; answers and logs it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        request_id = given.decode() if _VALID.fullmatch(given) else new_ulid()
+        _request_id.set(request_id)
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        started, status = time.monotonic(), 0
+
+        async def with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, with_id)
+        finally:
+            spent_ms = round((time.monotonic() - started) * 1000, 1)
+            log.info("served", method=scope["method"], path=scope["path"], status=status, ms=spent_ms)
+
+
+class BoundedBody:
+    """Reads the body before the route does; more than `max_bytes` is answered by `too_large` (an ASGI
+    app).
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, too_large: ASGIApp) -> None:
+        self.app, self.max_bytes, self.too_large = app, max_bytes, too_large
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > self.max_bytes:
+            await self.too_large(scope, receive, send)
+            return
+        read: list[Message] = []
+        size, more = 0, True
+        while more:
+            message = await receive()
+            read.append(message)
+            size += len(message.get("body", b""))
+            more = message["type"] == "http.request" and message.get("more_body", False)
+            if size > self.max_bytes:
+                await self.too_large(scope, receive, send)
+                return
+
+        async def replay() -> Message:
+            return read.pop(0) if read else await receive()
+
+        await self.app(scope, replay, send)

@@ -1,0 +1,70 @@
+"""Messages to token ids: the model's own chat template and tokenizer; knows nothing of pools, prices or
+sessions.
+
+Tokenizers are loaded once per directory, in a thread, from local files only and never with code from
+there.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+from jinja2.exceptions import TemplateError
+
+from services.gateway.model_files import find_model
+from services.gateway.problems import ChatTemplateRefused, ModelUnreadable
+
+log = structlog.get_logger("gateway")
+
+
+@dataclass
+class Templates:
+    """`model_dirs` as in the settings."""
+
+    model_dirs: tuple[Path, ...]
+    _one_thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "tokenizer"))
+    """A fast tokenizer refuses to be used by two threads at once."""
+    _loading: dict[Path, "asyncio.Task[Any]"] = field(default_factory=dict)
+
+    async def token_ids(self, model: str, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
+        """The prompt of a chat. A model without a template gets the contents, joined by blank lines.
+
+        Raises ModelUnreadable, ChatTemplateRefused.
+        """
+        tokenizer = await self.tokenizer(model)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._one_thread, _render, tokenizer, list(messages))
+
+    async def tokenizer(self, model: str) -> Any:
+        """Loads it at the first call; later calls, also at once, share that load. Raises ModelUnreadable."""
+        directory = find_model(model, self.model_dirs)
+        if directory not in self._loading:
+            self._loading[directory] = asyncio.create_task(asyncio.to_thread(_load, directory))
+        try:
+            return await asyncio.shield(self._loading[directory])
+        except (OSError, ValueError) as broken:
+            self._loading.pop(directory, None)
+            raise ModelUnreadable(f"{directory.name} has no tokenizer that loads: {broken}") from broken
+
+
+def _load(directory: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+    log.info("tokenizer_loaded", model=directory.name)
+    return loaded
+
+
+def _render(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[int, ...]:
+    if not tokenizer.chat_template:
+        text = "\n\n".join(message["content"] for message in messages)
+        return tuple(tokenizer(text)["input_ids"])
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as refused:
+        raise ChatTemplateRefused(f"The model's chat template says: {refused}") from refused
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
