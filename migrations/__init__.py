@@ -1,0 +1,1 @@
+"""Alembic's history of the control tables; knows nothing of the read model, which is built anew."""
