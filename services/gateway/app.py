@@ -23,7 +23,7 @@ from services import bus
 from services.control import OrchestratorAway
 from services.credentials import Credentials, engine_of
 from services.database import database_url
-from services.gateway import feed, health, keys, nodes, openai, page, pools, problems, sessions
+from services.gateway import feed, health, keys, nodes, openai, page, pools, problems, refusals, sessions
 from services.gateway.gone import ClientGone
 from services.gateway.heartbeats import Heartbeats
 from services.gateway.idempotency import Idempotency
@@ -95,7 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 async def _too_large(scope: Scope, receive: Receive, send: Send) -> None:
-    refusal = problems.RequestTooLarge(headers={"connection": "close"})
+    refusal = refusals.RequestTooLarge(headers={"connection": "close"})
     await problems.response(refusal, scope["path"])(scope, receive, send)
 
 
@@ -105,9 +105,9 @@ def _answer_refusals(app: FastAPI) -> None:
             request.app.state.gateway.metrics.refusals.labels(refusal.code).inc()
         return problems.response(refusal, request.url.path)
 
-    @app.exception_handler(problems.Problem)
+    @app.exception_handler(refusals.Problem)
     @app.exception_handler(Rejected)
-    @app.exception_handler(problems.RemoteRefusal)
+    @app.exception_handler(refusals.RemoteRefusal)
     async def refused(request: Request, refusal: Any) -> Response:
         return answer(request, refusal)
 
@@ -122,29 +122,29 @@ def _answer_refusals(app: FastAPI) -> None:
     @app.exception_handler(UnicodeEncodeError)
     @app.exception_handler(PydanticSerializationError)
     async def not_text(request: Request, _: Exception) -> Response:
-        return answer(request, problems.InvalidRequest("A text is not valid Unicode."))
+        return answer(request, refusals.InvalidRequest("A text is not valid Unicode."))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, failure: HTTPException) -> Response:
         match failure.status_code:
             case 404:
-                return answer(request, problems.RouteNotFound(f"{request.method} {request.url.path}"))
+                return answer(request, refusals.RouteNotFound(f"{request.method} {request.url.path}"))
             case 405:
-                return answer(request, problems.MethodNotAllowed(headers=dict(failure.headers or {})))
+                return answer(request, refusals.MethodNotAllowed(headers=dict(failure.headers or {})))
             case status if status < 500:
-                return answer(request, problems.InvalidJson())
+                return answer(request, refusals.InvalidJson())
             case _:
-                return answer(request, problems.InternalError(str(failure.detail)))
+                return answer(request, refusals.InternalError(str(failure.detail)))
 
     @app.exception_handler(LogUnavailable)
     @app.exception_handler(NatsError)
     async def log_away(request: Request, failure: Exception) -> Response:
         log.warning("log_unavailable", why=repr(failure))
-        return answer(request, problems.LogUnavailableProblem())
+        return answer(request, refusals.LogUnavailableProblem())
 
     @app.exception_handler(OrchestratorAway)
     async def orchestrator_away(request: Request, _: Exception) -> Response:
-        return answer(request, problems.OrchestratorAwayProblem())
+        return answer(request, refusals.OrchestratorAwayProblem())
 
     for halted in (Gap, LogRolledBack, MalformedCommit, UnknownEventType, CommitIdReused):
         app.add_exception_handler(halted, log_halted)
@@ -155,29 +155,29 @@ def _answer_refusals(app: FastAPI) -> None:
             isinstance(failure, DBAPIError) and failure.connection_invalidated
         )
         log.error("database_failed", why=type(getattr(failure, "orig", failure)).__name__, away=away)
-        return answer(request, problems.ReadModelUnavailable())
+        return answer(request, refusals.ReadModelUnavailable())
 
     @app.exception_handler(Exception)
     async def bug(request: Request, failure: Exception) -> Response:
         log.error("bug", exc_info=failure)
-        return answer(request, problems.InternalError())
+        return answer(request, refusals.InternalError())
 
 
 async def log_halted(request: Request, failure: Exception) -> Response:
     """The log itself is not as it must be: say so, and do nothing clever."""
     log.error("log_halted", why=repr(failure))
-    return problems.response(problems.LogHalted(str(failure)), request.url.path)
+    return problems.response(refusals.LogHalted(str(failure)), request.url.path)
 
 
-def _first_error(failure: RequestValidationError) -> problems.Problem:
+def _first_error(failure: RequestValidationError) -> refusals.Problem:
     """The first field that is wrong, named; never its value, which may be a prompt."""
     errors = failure.errors()
     if not errors:
-        return problems.InvalidRequest()
+        return refusals.InvalidRequest()
     first = errors[0]
     if first["type"] == "json_invalid":
-        return problems.InvalidJson()
+        return refusals.InvalidJson()
     place = [str(step) for step in first["loc"] if step not in ("body", "query", "path", "header")]
-    return problems.InvalidRequest(
+    return refusals.InvalidRequest(
         f"{'.'.join(place) or 'The body'}: {first['msg']}", param=".".join(place) or None
     )

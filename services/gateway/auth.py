@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from services.credentials import Principal
-from services.gateway.problems import InvalidApiKey, MissingApiKey, OperatorOnly
+from services.gateway.refusals import InvalidApiKey, MissingApiKey, OperatorOnly
 from services.gateway.state import Gateway
 
 _bearer = HTTPBearer(

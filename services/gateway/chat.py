@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.gateway.problems import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from services.gateway.refusals import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from shard_runtime.messages import Sampling
 
 MAX_STOPS = 4

@@ -3,7 +3,7 @@ nothing.
 """
 
 from services import control
-from services.gateway.problems import RemoteRefusal
+from services.gateway.refusals import RemoteRefusal
 from services.gateway.request_id import current_request_id
 from services.gateway.state import Gateway
 

@@ -20,7 +20,8 @@ from events.envelope import DECIDERS, POSITION_STRIDE, Recorded, decode_commit
 from services.credentials import Principal
 from services.gateway import sse
 from services.gateway.auth import Here, Payer
-from services.gateway.problems import InvalidRequest, LogHalted, Problem, TooManyFeeds, problem_body
+from services.gateway.problems import problem_body
+from services.gateway.refusals import InvalidRequest, LogHalted, Problem, TooManyFeeds
 from services.gateway.request_id import current_request_id
 from services.gateway.state import Gateway
 from services.log import Gap, LogRolledBack, StoredMessage

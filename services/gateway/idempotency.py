@@ -23,13 +23,13 @@ from ulid import ULID
 
 from events.kernel import Rejected
 from services.credentials import Principal
-from services.gateway.problems import (
+from services.gateway.problems import answered
+from services.gateway.refusals import (
     IdempotencyConflict,
     IdempotencyInProgress,
     InvalidIdempotencyKey,
     Problem,
     RemoteRefusal,
-    answered,
 )
 
 TAKE_OVER_S = 30

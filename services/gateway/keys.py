@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.gateway.auth import Here, Operator
 from services.gateway.idempotency import Answer, Attempt
-from services.gateway.problems import CredentialUnknown
+from services.gateway.refusals import CredentialUnknown
 
 router = APIRouter(tags=["Keys"])
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from services.gateway.problems import ModelUnreadable
+from services.gateway.refusals import ModelUnreadable
 
 Dtype = Literal["float32", "bfloat16"]
 _ITEM_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}

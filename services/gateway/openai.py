@@ -15,14 +15,8 @@ from services.credentials import Principal
 from services.gateway import chat, sse
 from services.gateway.auth import Caller, Here, Payer
 from services.gateway.gone import unless_gone
-from services.gateway.problems import (
-    GatewayStopping,
-    InternalError,
-    ModelNotFound,
-    PoolUnavailable,
-    Problem,
-    envelope,
-)
+from services.gateway.problems import envelope
+from services.gateway.refusals import GatewayStopping, InternalError, ModelNotFound, PoolUnavailable, Problem
 from services.gateway.relay import Ended, Relay, Wish, outcome_of
 from services.gateway.request_id import current_request_id
 from services.gateway.routing import Route

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Query
 
 from services.gateway.auth import Here
-from services.gateway.problems import InvalidRequest, LimitTooLarge, NotYetProjected
+from services.gateway.refusals import InvalidRequest, LimitTooLarge, NotYetProjected
 from services.gateway.state import Gateway
 from services.readmodel import Page, UnknownCursor
 

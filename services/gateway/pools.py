@@ -16,7 +16,7 @@ from services.gateway.idempotency import Answer, Attempt
 from services.gateway.model_files import find_model, inspect
 from services.gateway.nodes import HEX32, Reason
 from services.gateway.paging import Fresh, Paging, Row, found, page_of
-from services.gateway.problems import AcceptanceForged, InvalidRequest, PoolNameTaken
+from services.gateway.refusals import AcceptanceForged, InvalidRequest, PoolNameTaken
 from services.gateway.sessions import is_id
 from services.gateway.state import Gateway
 from services.typed_data import recovered_signer

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from events import node, registration
 from events.ids import node_id_of
-from services.gateway.problems import ChallengeInvalid, RegistrationForged
+from services.gateway.refusals import ChallengeInvalid, RegistrationForged
 from services.nkey import is_public_user_key
 from services.typed_data import recovered_signer, typed_digest
 

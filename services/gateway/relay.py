@@ -21,14 +21,14 @@ from nats.errors import Error as NatsError
 from events import session
 from events.envelope import Cause
 from services.dispatch import send
-from services.gateway.problems import (
+from services.gateway.problems import of_code
+from services.gateway.refusals import (
     Deadline,
     GatewayStopping,
     GenerationCancelled,
     Problem,
     ShardLost,
     TokensLost,
-    of_code,
 )
 from services.gateway.request_id import new_ulid
 from services.gateway.routing import Route

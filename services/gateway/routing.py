@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from events import node, pool
-from services.gateway.problems import ModelNotFound, PaymentRequired, PoolUnavailable
+from services.gateway.refusals import ModelNotFound, PaymentRequired, PoolUnavailable
 from services.log import EventLog
 from services.readmodel import ReadModel
 

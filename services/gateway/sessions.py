@@ -14,7 +14,7 @@ from services.credentials import Principal
 from services.gateway.auth import Here, Payer
 from services.gateway.idempotency import Answer, Attempt
 from services.gateway.paging import Fresh, Paging, Row, found, page_of
-from services.gateway.problems import SessionNotOfPool
+from services.gateway.refusals import SessionNotOfPool
 from services.gateway.request_id import current_request_id
 from services.gateway.state import Gateway, now_ms
 from services.handle import handle

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from services.gateway.problems import TooManyRequests
+from services.gateway.refusals import TooManyRequests
 
 WAIT_S = 10.0
 """A request waits so long for a slot before it is answered 429."""

@@ -16,7 +16,7 @@ import structlog
 from jinja2.exceptions import TemplateError
 
 from services.gateway.model_files import find_model
-from services.gateway.problems import ChatTemplateRefused, ModelUnreadable
+from services.gateway.refusals import ChatTemplateRefused, ModelUnreadable
 
 log = structlog.get_logger("gateway")
 
