@@ -154,7 +154,7 @@ class Answering:
 
     async def _publish(self, command: Generate, asked: _Asked) -> None:
         """Tokens as they come, the end, then the report; nothing is said before the start is on disk."""
-        await asyncio.to_thread(self._journal.write, command, "begun")
+        await asyncio.to_thread(self._journal.write, command.command_id)
         generation, index = asked.generation, len(asked.generation.content.resume_ids)
         over = False
         while not over:
@@ -178,7 +178,6 @@ class Answering:
             len(generation.ids), self._stage.hops(command.request_id),
         )  # fmt: skip
         self._stage.forget(command.request_id)
-        heard = await self._voice.last_tokens(last)
         first_s = asked.first_s if asked.first_s is not None else time.monotonic()
         prefill_ms = round(1000 * (first_s - asked.begun_s))
         decode_ms = round(1000 * max(0.0, asked.last_s - first_s))
@@ -187,8 +186,9 @@ class Answering:
             command.session_id, command.request_id, reason, prompt, len(generation.ids),
             commitment(generation.content.nonce, generation.text.text), prefill_ms, decode_ms, error_code,
         )  # fmt: skip
+        await asyncio.to_thread(self._journal.write, command.command_id, ended)
+        heard = await self._voice.last_tokens(last)
         await self._voice.report(ended)
-        await asyncio.to_thread(self._journal.write, command, "ended")
         log.info(
             "generation_ended", request_id=command.request_id, session_id=command.session_id, reason=reason,
             error_code=error_code, prompt_tokens=prompt, completion_tokens=len(generation.ids), heard=heard,
@@ -203,12 +203,11 @@ class Answering:
 async def end_early(voice: Voice, journal: Journal, node_id: str, command: Generate, code: str) -> None:
     """End a request that never began here: the client hears why, the report is stored, the journal knows."""
     last = Tokens(command.request_id, command.epoch, 0, (), "", "error", code)
-    await voice.last_tokens(last)
-    await voice.report(
-        GenerationEnded(
-            report_id("generation_ended", command.command_id), node_id, command.pool_id, command.epoch,
-            command.session_id, command.request_id, "error", 0, 0, "", 0, 0, code,
-        )
+    ended = GenerationEnded(
+        report_id("generation_ended", command.command_id), node_id, command.pool_id, command.epoch,
+        command.session_id, command.request_id, "error", 0, 0, "", 0, 0, code,
     )  # fmt: skip
-    await asyncio.to_thread(journal.write, command, "ended")
+    await asyncio.to_thread(journal.write, command.command_id, ended)
+    await voice.last_tokens(last)
+    await voice.report(ended)
     log.warning("generation_refused", request_id=command.request_id, session_id=command.session_id, code=code)

@@ -6,25 +6,20 @@ Knows nothing of NATS or of what a command means beyond its ids; never holds a p
 import contextlib
 import os
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
-from shard_runtime.messages import Command, Generate, LoadSlice, decode_command, encode
+from shard_runtime.messages import Command, GenerationEnded, LoadSlice, decode_command, encode
 
-KEEP = 20_000
+KEEP = 5_000
 """Generations remembered; a command older than that is long gone from the queue."""
 
 
-class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One generation's state: enough to report it as lost after a crash."""
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A generation that began; with `ended`, one whose end is decided, whether or not it was reported yet."""
 
     command_id: str
-    state: Literal["begun", "ended"]
-    pool_id: str
-    epoch: int
-    session_id: str
-    request_id: str
+    ended: GenerationEnded | None = None
 
 
 class Journal:
@@ -33,22 +28,24 @@ class Journal:
     def __init__(self, state_dir: Path) -> None:
         state_dir.mkdir(parents=True, exist_ok=True)
         self._path, self._slices_path = state_dir / "generations.jsonl", state_dir / "slices.json"
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, _Entry] = {}
         self._read()
         self._file = self._path.open("ab", buffering=0)
 
-    def state(self, command_id: str) -> Literal["begun", "ended"] | None:
-        entry = self._entries.get(command_id)
-        return None if entry is None else entry.state
+    def began(self, command_id: str) -> bool:
+        return command_id in self._entries
 
-    def write(self, command: Generate, state: Literal["begun", "ended"]) -> None:
-        """Durable when it returns. Blocks for one fsync: call it off the event loop."""
-        entry = Entry(
-            command.command_id, state, command.pool_id, command.epoch, command.session_id, command.request_id
-        )
+    def end_of(self, command_id: str) -> GenerationEnded | None:
+        """The report of a generation whose end was decided."""
+        entry = self._entries.get(command_id)
+        return None if entry is None else entry.ended
+
+    def write(self, command_id: str, ended: GenerationEnded | None = None) -> None:
+        """That a generation begins, or how it ended. Durable when it returns: call it off the event loop."""
+        entry = _Entry(command_id, ended)
         self._file.write(encode(entry) + b"\n")
         os.fsync(self._file.fileno())
-        self._entries[entry.command_id] = entry
+        self._entries[command_id] = entry
 
     def slices(self) -> list[LoadSlice]:
         """The slices to load again after a restart."""
@@ -71,7 +68,7 @@ class Journal:
         lines = self._path.read_bytes().splitlines()
         for line in lines:
             with contextlib.suppress(msgspec.DecodeError):  # the last line of a crash may be cut off
-                entry = msgspec.json.decode(line, type=Entry)
+                entry = msgspec.json.decode(line, type=_Entry)
                 self._entries.pop(entry.command_id, None)
                 self._entries[entry.command_id] = entry
         if len(lines) > 2 * KEEP or (lines and not self._path.read_bytes().endswith(b"\n")):

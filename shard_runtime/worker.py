@@ -160,10 +160,13 @@ class Worker:
     async def _generate(self, command: Generate) -> None:
         place = await self._place(command.pool_id)
         running = place is not None and place.answering is not None and place.answering.knows(command)
-        state = self._journal.state(command.command_id)
-        if state == "ended":
+        ended = self._journal.end_of(command.command_id)
+        if ended is not None and not running:
+            await self._voice.report(ended)  # stored once, by its report id
             return
-        if state == "begun" and not running:
+        if self._journal.began(command.command_id) and not running:
+            if place is not None:
+                place.stage.end(command.request_id)  # the other stages may still hold its KV
             await end_early(self._voice, self._journal, self._node_id, command, LOST)
             return
         if place is None or place.answering is None:
