@@ -28,6 +28,8 @@ ADDED_BY_SERVER = frozenset(
 )
 BATCH_BYTES = 8 * 1024 * 1024
 """Most payload bytes that one range read asks for."""
+LOOK_S = 0.05
+"""How often a waiting call looks whether its connection was cut."""
 
 
 class StoredMessage(NamedTuple):
@@ -90,22 +92,33 @@ NO_MESSAGE = 10037
 
 async def request(client: Client, subject: str, body: bytes, timeout_s: float) -> bytes:
     """One answer. Raises LogUnavailable."""
-    try:
-        reply: Msg = await client.request(subject, body, timeout=timeout_s)
-    except (NatsError, OSError, TimeoutError) as away:
-        raise LogUnavailable(f"{subject}: {away!r}") from away
-    return bytes(reply.data)
+    return bytes((await _ask(client, subject, body, None, timeout_s)).data)
 
 
 async def publish(
     client: Client, subject: str, payload: bytes, headers: dict[str, str], timeout_s: float
 ) -> Ack:
     """Publish and wait for what the stream says. Raises LogUnavailable when the outcome is not known."""
+    reply = await _ask(client, subject, payload, headers, timeout_s)
+    return msgspec.json.decode(reply.data, type=Ack)
+
+
+async def _ask(
+    client: Client, subject: str, body: bytes, headers: dict[str, str] | None, timeout_s: float
+) -> Msg:
+    """Gives up early when the connection was cut in between: the answer went with it."""
+    reconnects = client.stats["reconnects"]
+    asking = asyncio.ensure_future(client.request(subject, body, timeout=timeout_s, headers=headers))
     try:
-        reply: Msg = await client.request(subject, payload, timeout=timeout_s, headers=headers)
+        while not asking.done() and client.stats["reconnects"] == reconnects:
+            await asyncio.wait({asking}, timeout=LOOK_S)
+        if not asking.done():
+            raise LogUnavailable(f"{subject}: the connection was cut")
+        return asking.result()
     except (NatsError, OSError, TimeoutError) as away:
         raise LogUnavailable(f"{subject}: {away!r}") from away
-    return msgspec.json.decode(reply.data, type=Ack)
+    finally:
+        asking.cancel()
 
 
 async def leader_get(
@@ -132,10 +145,7 @@ async def direct_get(
 ) -> StoredMessage | None:
     """As `leader_get`, from any replica (which may be behind), with nothing but the right to read."""
     subject = f"$JS.API.DIRECT.GET.{stream}"
-    try:
-        reply: Msg = await client.request(subject, msgspec.json.encode(ask), timeout=timeout_s)
-    except (NatsError, OSError, TimeoutError) as away:
-        raise LogUnavailable(f"{subject}: {away!r}") from away
+    reply = await _ask(client, subject, msgspec.json.encode(ask), None, timeout_s)
     headers = reply.headers or {}
     status = headers.get("Status")
     if status == "404":

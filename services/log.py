@@ -150,7 +150,7 @@ class EventLog:
         Raises LogUnavailable, Gap (a version is missing), MalformedCommit, UnknownEventType.
         """
         subject = subject_of(kind, aggregate_id)
-        last = await self._get({"last_by_subj": subject})
+        last = await self._get_patiently({"last_by_subj": subject})
         if last is None:
             return History((), 0)
         recorded = _decoded(last)
@@ -171,11 +171,18 @@ class EventLog:
                 self._range = await RangeReader(self._client, EVENTS_STREAM).__aenter__()
             sequence = 1
             while True:
-                run = await self._range.read(sequence, 256, ATTEMPT_S, subject)
+                run = await self._run_of(subject, sequence)
                 found.extend(message for message in run if message.sequence < before)
                 if not run or run[-1].sequence >= before:
                     return found
                 sequence = run[-1].sequence + 1
+
+    async def _run_of(self, subject: str, sequence: int) -> list[StoredMessage]:
+        assert self._range is not None
+        try:
+            return await self._range.read(sequence, 256, ATTEMPT_S, subject)
+        except LogUnavailable:
+            return await self._range.read(sequence, 256, GIVE_UP_S - ATTEMPT_S, subject)
 
     async def append(self, commit: Commit, expected_sequence: int) -> Stored:
         """Store the commit if the aggregate's last sequence still is `expected_sequence` (0: it must be new).
@@ -287,6 +294,16 @@ class EventLog:
         get = jetstream.direct_get if self._writer is None else jetstream.leader_get
         return await get(self._client, EVENTS_STREAM, ask, ATTEMPT_S)
 
+    async def _get_patiently(self, ask: dict[str, object]) -> StoredMessage | None:
+        deadline = asyncio.get_running_loop().time() + GIVE_UP_S
+        while True:
+            try:
+                return await self._get(ask)
+            except LogUnavailable:
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise
+                await asyncio.sleep(0.05)
+
     def _remember(self, head: Head) -> None:
         if self._writer is not None and (self._head is None or head.sequence > self._head.sequence):
             self._head = head
@@ -306,7 +323,7 @@ class EventLog:
             self._checked_at_reconnects = reconnects
 
     async def _compare(self, head: Head) -> None:
-        there = await self._get({"seq": head.sequence})
+        there = await self._get_patiently({"seq": head.sequence})
         if there is None:
             last = await self.last_sequence()
             raise LogRolledBack(f"the log ends at or misses {head.sequence}: its last sequence is {last}")
