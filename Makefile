@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv/bin
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup demo up down test test-long check go-check bench lock clean
 
 help: ## print this list

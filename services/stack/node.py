@@ -60,8 +60,10 @@ async def run_node(directory: Path) -> None:
 
 
 def plain_environment() -> dict[str, str]:
-    """The caller's, with one thread per process for numeric libraries: two cores carry many processes."""
-    return {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **os.environ}
+    """The caller's, with one thread per process for numeric libraries (two cores carry many processes) and
+    with bytecode kept: torch and transformers take seconds to compile."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **kept}
 
 
 def worker_environment() -> dict[str, str]:
