@@ -71,6 +71,7 @@ class KvSlot:
 
     `memory` is (layers, 2, kv_heads, max_context, head_dim) in the slice's dtype; the second axis is key,
     value. Pages are touched only as tokens arrive. Sliding layers keep all history, so `truncate` is exact.
+    `layers` are (keys, values) views of it, each (1, kv_heads, max_context, head_dim).
     """
 
     def __init__(
@@ -84,10 +85,11 @@ class KvSlot:
         self.length = 0
         self.max_context = max_context
         self.memory = torch.empty((len(windows), 2, kv_heads, max_context, head_dim), dtype=dtype)
+        self.layers = [(memory[0].unsqueeze(0), memory[1].unsqueeze(0)) for memory in self.memory]
         self.cache = _View(
             layers=[
-                _Layer(self, memory[0].unsqueeze(0), memory[1].unsqueeze(0), window)
-                for memory, window in zip(self.memory, windows, strict=True)
+                _Layer(self, keys, values, window)
+                for (keys, values), window in zip(self.layers, windows, strict=True)
             ]
         )
 

@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicCache
 
 from shard_runtime.architectures import check_architecture
 from shard_runtime.kv import KvSlot
+from shard_runtime.lean import LeanDecode
 from shard_runtime.weights import (
     Manifest,
     StoredTensor,
@@ -34,6 +35,9 @@ Progress = Callable[[int, int], None]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_PROBE_STEPS = 3
+_SIDE_BY_SIDE = re.compile(r"^(.+\.)(q_proj|k_proj|v_proj|gate_proj|up_proj)\.(weight|bias)$")
+_GROUP_OF = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up"}
 _LAYER = re.compile(r"^(.*\blayers\.)(\d+)(\..+)$")
 
 
@@ -74,6 +78,11 @@ class Slice:
             getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         )
         self._positions = torch.arange(max_context).unsqueeze(0)
+        self._lean: LeanDecode | None = None
+        self._lean_below = min(
+            (window for window in self._windows if window is not None), default=max_context + 1
+        )
+        self._lean = self._checked_lean()
 
     @classmethod
     def load(
@@ -102,6 +111,11 @@ class Slice:
         _fill(model, model_dir, first_layer, manifest, progress)
         return cls(model, first_layer, end_layer, num_layers, max_context, _eos_ids(model_dir))
 
+    @property
+    def is_lean(self) -> bool:
+        """Whether decode steps skip transformers' modules (same bits, less time): known families only."""
+        return self._lean is not None
+
     def kv_bytes(self, tokens: int) -> int:
         """Bytes of KV that `tokens` tokens of one request take on this slice."""
         return len(self._windows) * 2 * self._kv_heads * self._head_dim * tokens * self.dtype.itemsize
@@ -127,6 +141,16 @@ class Slice:
         if self.is_entry and not 0 <= int(x.min()) <= int(x.max()) < self.vocab_size:
             raise ValueError(f"token ids must be in [0, {self.vocab_size})")
         kv.room_for(tokens)
+        if tokens == 1 and self._lean is not None and kv.length + 1 < self._lean_below:
+            result = self._lean.step(x, kv)
+        else:
+            result = self._modules_step(x, kv)
+        kv.length += tokens
+        return result
+
+    def _modules_step(self, x: Tensor, kv: KvSlot) -> Tensor:
+        """transformers' own forward. Writes to `kv` after its length, and leaves the length as it is."""
+        tokens = x.shape[0]
         call: dict[str, Any] = {
             "input_ids" if self.is_entry else "inputs_embeds": x.unsqueeze(0),
             "position_ids": self._positions[:, kv.length : kv.length + tokens],
@@ -138,8 +162,25 @@ class Slice:
             result = self._model(**call, logits_to_keep=1).logits[0, -1].float()
         else:
             result = self._base(**call).last_hidden_state[0]
-        kv.length += tokens
         return result
+
+    @torch.inference_mode()
+    def _checked_lean(self) -> LeanDecode | None:
+        """The lean path, if it covers this family and gives the modules' bits on this machine, else None."""
+        lean = LeanDecode.of(self._model, self._kv_heads, self._head_dim, self.is_entry, self.is_exit)
+        if lean is None:
+            return None
+        kv, random = self.new_kv(min(self.max_context, _PROBE_STEPS)), torch.Generator().manual_seed(0)
+        for _ in range(kv.max_context):
+            if self.is_entry:
+                x = torch.randint(self.vocab_size, (1,), generator=random)
+            else:
+                x = torch.randn((1, self.d_model), generator=random).to(self.dtype)
+            expected = self._modules_step(x, kv)
+            if not torch.equal(lean.step(x, kv), expected):
+                return None
+            kv.length += 1
+        return lean
 
 
 def _cut(config: Any, first: int, end: int, dtype: torch.dtype) -> Any:
@@ -187,20 +228,39 @@ def _fill(
     total = sum(stored[source].size for source in set(sources.values()))
     read: dict[str, Tensor] = {}
     done = 0
+    places = _places(wanted)
     for name, source in sources.items():
         if source in read:
             continue
-        if tuple(wanted[name].shape) != stored[source].shape:
-            raise WeightsUnreadable(
-                f"{source} is {stored[source].shape}, config.json asks for {tuple(wanted[name].shape)}"
-            )
+        place = places[name]
+        if tuple(place.shape) != stored[source].shape:
+            shapes = f"{stored[source].shape}, config.json asks for {tuple(place.shape)}"
+            raise WeightsUnreadable(f"{source} is {shapes}")
         expected = None if manifest is None else manifest.tensors.get(source, "")
-        read[source] = _read_tensor(source, stored[source], wanted[name].dtype, expected)
+        _read_tensor(source, stored[source], place, expected)
+        read[source] = place
         done += stored[source].size
         if progress is not None:
             progress(done, total)
     model.load_state_dict({name: read[source] for name, source in sources.items()}, strict=True, assign=True)
     model.requires_grad_(False)
+
+
+def _places(wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Empty memory for each tensor, no page touched; `lean` wants q, k, v and gate, up side by side."""
+    groups: dict[str, list[str]] = {}
+    for name in wanted:
+        part = _SIDE_BY_SIDE.match(name)
+        groups.setdefault(name if part is None else f"{part[1]}{_GROUP_OF[part[2]]}.{part[3]}", []).append(
+            name
+        )
+    places: dict[str, Tensor] = {}
+    for names in groups.values():
+        rows = [wanted[name].shape[0] for name in names]
+        first = wanted[names[0]]
+        together = torch.empty((sum(rows), *first.shape[1:]), dtype=first.dtype)
+        places |= dict(zip(names, torch.split(together, rows), strict=True))
+    return places
 
 
 def _stored_name(name: str, first: int, stored: dict[str, StoredTensor], model: Any) -> str:
@@ -215,13 +275,12 @@ def _stored_name(name: str, first: int, stored: dict[str, StoredTensor], model: 
     return source
 
 
-def _read_tensor(name: str, stored: StoredTensor, dtype: torch.dtype, expected: str | None) -> Tensor:
+def _read_tensor(name: str, stored: StoredTensor, place: Tensor, expected: str | None) -> None:
     """Read, hash and convert in one pass over small chunks, so that what is used is what was checked."""
     source_dtype = _STORED_DTYPES.get(stored.dtype)
     if source_dtype is None:
         raise WeightsUnreadable(f"{name} is stored as {stored.dtype}; only F32, F16 and BF16 are read")
-    tensor = torch.empty(stored.shape, dtype=dtype)
-    flat, at = tensor.view(-1), 0
+    flat, at = place.view(-1), 0
     fingerprint = stored.fingerprint() if expected is not None else None
     for chunk in read_chunks(stored):
         if fingerprint is not None:
@@ -231,7 +290,6 @@ def _read_tensor(name: str, stored: StoredTensor, dtype: torch.dtype, expected: 
         at += piece.numel()
     if fingerprint is not None and fingerprint.hexdigest() != expected:
         raise WeightsMismatch(f"tensor {name} is not the agreed one")
-    return tensor
 
 
 def _eos_ids(model_dir: Path) -> frozenset[int]:

@@ -49,6 +49,39 @@ def test_slices_equal_generate_greedily_and_sampled(
         assert sharded(slices, PROMPT, 40, SAMPLED).ids == drawn.ids
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen2_sliding", "qwen3", "mistral"])
+def test_lean_steps_give_the_modules_bits_until_a_window_is_reached_and_after(
+    tmp_path: Path, family: str, dtype: Dtype
+) -> None:
+    model_dir = make_model(tmp_path, family, eos=False, sliding_window=30)
+    expected = generated(whole_model(model_dir, dtype), PROMPT, 40)
+    slices = load_cut(model_dir, [0, 3, 6], dtype)
+    assert all(piece.is_lean for piece in slices), "the lean path must not fall out of use unnoticed"
+    run = sharded(slices, PROMPT, 40)
+    assert run.ids == expected.ids
+    assert all(map(torch.equal, run.logits, expected.logits))
+
+
+def test_families_with_other_layers_keep_transformers_modules(tmp_path: Path) -> None:
+    for family in ("gemma2", "granite", "phi3"):
+        piece = Slice.load(make_model(tmp_path / family, family), 0, 3, "float32", max_context=8)
+        assert not piece.is_lean
+
+
+@torch.inference_mode()
+def test_lean_steps_agree_at_every_position_of_the_context(llama: Path) -> None:
+    """The RoPE table is computed in blocks; a kernel's tail must not round otherwise than its body."""
+    piece = Slice.load(llama, 0, 6, "float32", max_context=600)
+    kv = piece.new_kv()
+    piece.step(torch.randint(320, (600,), generator=torch.Generator().manual_seed(1)), kv)
+    for position in range(0, 600, 7):
+        kv.length = position
+        lean = piece.step(torch.tensor([position % 320]), kv)
+        kv.length = position
+        assert torch.equal(lean, piece._modules_step(torch.tensor([position % 320]), kv))
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_checkpoint_stored_in_bf16_and_in_several_files_runs_the_same_in_both_dtypes(
     tmp_path: Path, tied: bool
