@@ -69,13 +69,15 @@ func (n *Node) Close(ctx context.Context) {
 
 func (n *Node) permit(peer PeerID) bool {
 	if n.allowed != nil && !n.allowed[peer] {
-		n.count.RefusedPeers.Add(1)
-		n.log.Warn("peer_refused", "peer", peer)
+		if refused := n.count.RefusedPeers.Add(1); refused&(refused-1) == 0 { // a stranger must not fill the log
+			n.log.Warn("peer_refused", "peer", peer, "refused_so_far", refused)
+		}
 		return false
 	}
 	if n.count.Connections.Load() >= int64(n.cfg.MaxConcurrentConns) {
-		n.count.RefusedBusy.Add(1)
-		n.log.Warn("connection_refused", "peer", peer, "why", "max_concurrent_conns")
+		if refused := n.count.RefusedBusy.Add(1); refused&(refused-1) == 0 {
+			n.log.Warn("connection_refused", "peer", peer, "why", "max_concurrent_conns", "refused_so_far", refused)
+		}
 		return false
 	}
 	return true

@@ -31,6 +31,7 @@ type Outbox struct {
 
 	mu      sync.Mutex
 	up      bool
+	opened  bool     // there was a connection before
 	dialing *dialing // nil while up or at rest
 	queue   []*outFrame
 	unacked int // written frames the other side may not have yet
@@ -99,11 +100,12 @@ func (o *Outbox) Quiet() bool {
 	return len(o.queue) == 0 && o.unacked == 0
 }
 
-func (o *Outbox) atRest() bool {
+// restedFor reports whether the outbox has had neither a connection nor a message for that long.
+func (o *Outbox) restedFor(span time.Duration) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	_, held := o.Budget.Used()
-	return !o.up && o.dialing == nil && held == 0
+	return !o.up && o.dialing == nil && held == 0 && time.Since(o.used) > span
 }
 
 func (o *Outbox) nudge() {
@@ -118,17 +120,17 @@ func (o *Outbox) run(attempt *dialing) {
 	var again []*outFrame // to be written once more, before the queue
 	var giveUp time.Time
 	pause := redialFirst
-	for first := true; ; first = false {
+	for {
 		ctx, cancel := context.WithTimeout(context.Background(), o.dialTimeout)
 		conn, err := o.dial(ctx)
 		cancel()
 		if err == nil {
-			if !first {
-				o.count.Reconnects.Add(1)
-			}
 			giveUp, pause = time.Time{}, redialFirst
 			o.mu.Lock()
-			o.up, o.dialing = true, nil
+			if o.opened {
+				o.count.Reconnects.Add(1)
+			}
+			o.up, o.opened, o.dialing = true, true, nil
 			o.mu.Unlock()
 			close(attempt.done)
 			again = o.serve(conn, again)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/yggdrasil-network/yggdrasil-go/src/address"
@@ -57,15 +58,19 @@ type PeerConn struct {
 	Peer  PeerID
 	acked *ackCount // outgoing connections only
 	done  func()
+	once  sync.Once
 }
 
 // Acked is how many written bytes the other side's TCP has acknowledged.
 func (c *PeerConn) Acked() uint64 { return c.acked.Bytes() }
 
-// Close ends the connection and lets go of what was kept for it.
-func (c *PeerConn) Close() error {
-	c.done()
-	return c.TCPConn.Close()
+// Close ends the connection and lets go of what was kept for it; a second call does nothing.
+func (c *PeerConn) Close() (err error) {
+	c.once.Do(func() {
+		c.done()
+		err = c.TCPConn.Close()
+	})
+	return err
 }
 
 // OpenOverlay starts the mesh: listens, dials the configured peers and brings the TCP stack up.

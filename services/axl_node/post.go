@@ -37,7 +37,7 @@ func (p *Post) To(peer PeerID) *Outbox {
 	}
 	if len(p.boxes) >= postSweepAbove {
 		for id, box := range p.boxes {
-			if box.atRest() && time.Since(box.used) > time.Minute {
+			if box.restedFor(time.Minute) {
 				delete(p.boxes, id)
 			}
 		}

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.mesh_nodes import MeshNode, mesh
+from tests.mesh_nodes import MeshNode, mesh, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -88,7 +88,13 @@ async def test_the_refusal_comes_after_the_wait_and_says_when_to_come_back(trio:
 async def test_one_sender_pushed_back_leaves_the_others_free(trio: list[MeshNode]) -> None:
     sink, greedy, modest = trio
     accepted = await fill(greedy, sink, limit=4000)
+    arrived = (await sink.metrics())["axl_frames_received_total"]
     assert await modest.send(sink.peer_id, b"still here") == 200
+
+    async def came() -> bool:  # nobody else's message can come: the queue of the greedy one is full
+        return (await sink.metrics())["axl_frames_received_total"] == arrived + 1
+
+    await until("the modest one's message is in", came)
     first_two = [await sink.recv() for _ in range(2)]
     assert (modest.peer_id, b"still here") in first_two
     assert [m[0] for m in first_two if m].count(greedy.peer_id) == 1

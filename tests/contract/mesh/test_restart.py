@@ -56,6 +56,21 @@ async def test_messages_accepted_while_the_peer_was_silent_reach_its_successor()
         assert counted["axl_lost_total"] == 0
 
 
+async def test_a_connection_closed_for_idleness_is_noticed_and_opened_again() -> None:
+    async with mesh(2, conn_idle_timeout_secs=1) as (hub, leaf):
+        for number in range(2):
+            assert await hub.send(leaf.peer_id, b"%d" % number) == 200
+            assert await leaf.recv() == (hub.peer_id, b"%d" % number)
+
+            async def closed() -> bool:
+                return (await hub.metrics())["axl_links_up"] == 0
+
+            await until("the idle connection is closed", closed)
+        counted = await hub.metrics()
+        assert (counted["axl_reconnects_total"], counted["axl_retried_total"]) == (1, 0)
+        assert await leaf.recv(None) is None
+
+
 async def test_a_peer_that_stays_away_ends_in_a_502() -> None:
     async with mesh(2, redial_window_ms=500, dial_timeout_ms=1000) as (hub, leaf):
 
