@@ -124,6 +124,15 @@ def test_a_hub_id_is_refused_unless_configured(tmp_path: Path) -> None:
     assert refused.value.code == "hub_refused"
 
 
+def test_an_allowed_hub_id_that_cannot_be_fetched_is_not_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelNotFound, match="could not be downloaded"):
+        resolve_model("someone/some-model-nobody-has", [tmp_path], True)
+
+
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
