@@ -9,6 +9,7 @@ import json
 import os
 import re
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -267,3 +268,31 @@ def _file_digest(path: Path) -> str:
 def _generation_digest(model_dir: Path) -> str | None:
     path = model_dir / "generation_config.json"
     return _file_digest(path) if path.is_file() else None
+
+
+def _main(arguments: Sequence[str]) -> int:
+    """`python -m shard_runtime.weights DIR [--write]`: prints {"weights_digest", "tensors"} as JSON.
+
+    --write leaves the manifest beside the model, so that a shard hashes only its own tensors.
+    """
+    directories = [argument for argument in arguments if argument != "--write"]
+    if len(directories) != 1:
+        print("usage: python -m shard_runtime.weights DIR [--write]", file=sys.stderr)
+        return 2
+    try:
+        model_dir = resolve_model(os.path.abspath(directories[0]), (), allow_hub=False)
+        manifest = manifest_of(model_dir)
+        if len(arguments) > len(directories):
+            (model_dir / MANIFEST_NAME).write_bytes(manifest.to_json())
+    except (ModelNotFound, ArchitectureUnsupported, WeightsUnreadable) as refused:
+        print(f"{refused.code}: {refused}", file=sys.stderr)
+        return 1
+    except OSError as failed:
+        print(f"{directories[0]}: {failed}", file=sys.stderr)
+        return 1
+    print(json.dumps({"weights_digest": manifest.digest, "tensors": len(manifest.tensors)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))

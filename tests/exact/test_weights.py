@@ -103,6 +103,27 @@ def test_a_changed_config_is_refused(model_dir: Path, name: str, sidecar: bool) 
         load(model_dir, 0, 3, manifest.digest)
 
 
+def digest_command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "shard_runtime.weights", *arguments]
+    root = Path(__file__).parents[2]
+    return subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=60, check=False)
+
+
+def test_the_command_prints_the_digest_and_writes_the_manifest(model_dir: Path) -> None:
+    shown = digest_command(str(model_dir))
+    assert json.loads(shown.stdout)["weights_digest"] == manifest_of(model_dir).digest
+    assert not (model_dir / MANIFEST_NAME).exists()
+    assert digest_command(str(model_dir), "--write").stdout == shown.stdout
+    assert Manifest.from_json((model_dir / MANIFEST_NAME).read_bytes()) == manifest_of(model_dir)
+
+
+def test_the_command_says_by_code_why_it_cannot(tmp_path: Path) -> None:
+    refused = digest_command(str(tmp_path / "nothing"))
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1].startswith("model_not_found: ")
+    assert digest_command().returncode == 2
+
+
 def test_a_model_is_found_by_path_and_by_name(model_dir: Path) -> None:
     zoo = model_dir.parent
     assert resolve_model(str(model_dir), [], False) == model_dir
