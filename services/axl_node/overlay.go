@@ -24,11 +24,11 @@ import (
 
 const (
 	nicID = tcpip.NICID(1)
-	// A vanished peer is noticed after about ten seconds of unanswered retransmissions; a slow reader, which still
+	// A vanished peer is noticed after some twelve seconds of unanswered retransmissions; a slow reader, which still
 	// answers window probes, never is.
 	tcpMinRTO        = 20 * time.Millisecond
 	tcpMaxRTO        = 2 * time.Second
-	tcpMaxRetries    = 7
+	tcpMaxRetries    = 12
 	tcpBufferBytes   = 1 << 20
 	tcpBufferMax     = 4 << 20
 	maxHandshakes    = 64
