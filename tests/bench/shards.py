@@ -1,0 +1,135 @@
+"""What sharding costs: two processes over the mesh against one, in one run. Prints one JSON object last.
+
+`python -m tests.bench.shards [--quick]`, or `computepool bench shards`. One thread per worker; every ratio is
+between medians of rounds that alternate; results are kept in `tests/bench/results/`.
+"""
+
+import asyncio
+import json as jsonlib
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tests.bench.hops import measure_hops
+from tests.bench.memory import measure_memory
+from tests.bench.reference import Reference
+from tests.exact.models import make_model
+from tests.ring import Outcome, Ring, ring
+
+RESULTS = Path(__file__).parent / "results"
+ROUNDS, TOKENS = 7, 64
+DIFFERENT = "the ring does not say what generate says"
+PROMPT = [(11 * number) % 300 + 3 for number in range(64)]
+
+
+def _decode_ms(moments: list[float]) -> list[float]:
+    """Milliseconds from each token to the next; the first token belongs to the prefill."""
+    return [1000 * (later - earlier) for earlier, later in pairwise(moments)]
+
+
+def _moments(outcome: Outcome) -> list[float]:
+    """When each token came; tokens that came together share the moment."""
+    return [when - outcome.asked_s for when, count in outcome.arrivals for _ in range(count)]
+
+
+async def _frames(shards: Ring) -> tuple[int, int]:
+    totals = [await node.metrics() for node in shards.nodes]
+    sent, received = "axl_frames_sent_total", "axl_frames_received_total"
+    return int(sum(total[sent] for total in totals)), int(sum(total[received] for total in totals))
+
+
+async def measure_ratio(home: Path, say: Any, rounds: int = ROUNDS) -> dict[str, object]:
+    """Two shards and `generate` take turns on a ~40 M parameter model, greedy, fp32."""
+    model_dir = make_model(
+        home / "small", "llama", layers=12, hidden=512, intermediate=1408, heads=8, kv_heads=8, vocab=2048,
+        tied=True, eos=False,
+    )  # fmt: skip
+    reference = await Reference.start(model_dir)
+    try:
+        async with ring(2) as shards:
+            pool_id = await shards.load(model_dir, [6, 12], max_context=256)
+            for _ in range(2):
+                warm = await shards.generate(pool_id, PROMPT, max_tokens=16)
+            assert warm.ids == (await reference.generate(PROMPT, 16))[0], DIFFERENT
+            before = await _frames(shards)
+            ring_ms: list[list[float]] = []
+            alone_ms: list[list[float]] = []
+            ttft_ms: list[float] = []
+            tokens = 0
+            for number in range(rounds):
+                outcome = await shards.generate(pool_id, PROMPT, max_tokens=TOKENS)
+                ids, moments = await reference.generate(PROMPT, TOKENS)
+                assert outcome.ids == ids, DIFFERENT
+                tokens += len(ids)
+                times = _moments(outcome)
+                ttft_ms.append(1000 * times[0])
+                ring_ms.append(_decode_ms(times))
+                alone_ms.append(_decode_ms(moments))
+                both = f"ring {_mean(ring_ms[-1]):.2f}, alone {_mean(alone_ms[-1]):.2f}"
+                say(f"round {number + 1}: {both} ms a token")
+            after = await _frames(shards)
+            pids = {
+                "workers": [worker.pid for worker in shards.workers],
+                "mesh_nodes": [node.process.pid for node in shards.nodes if node.process is not None],
+                "reference": reference.pid,
+            }
+    finally:
+        await reference.stop()
+    ring_rounds, alone_rounds = [_mean(ms) for ms in ring_ms], [_mean(ms) for ms in alone_ms]
+    ratios = [round(alone / rung, 3) for alone, rung in zip(alone_rounds, ring_rounds, strict=True)]
+    return {
+        "ratio_vs_generate_2": round(median(alone_rounds) / median(ring_rounds), 3),
+        "ratio_vs_generate_2_rounds": ratios,
+        "ms_per_token_ring": round(median(ring_rounds), 3),
+        "ms_per_token_generate": round(median(alone_rounds), 3),
+        "ttft_ms": round(median(ttft_ms), 2),
+        "hops": [[hop.compute_ms, hop.hop_in_ms] for hop in outcome.hops],
+        "pids": pids,
+        "samples": rounds,
+        "tokens": tokens,
+        "frames_sent": after[0] - before[0],
+        "frames_received": after[1] - before[1],
+    }
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+async def measure(say: Any, quick: bool = False) -> dict[str, object]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        home = Path(folder)
+        say("two shards against generate")
+        found = await measure_ratio(home, say, 3 if quick else ROUNDS)
+        say("hops")
+        found |= await measure_hops()
+        if not quick:
+            say("memory")
+            found |= await asyncio.to_thread(measure_memory, home)
+    return found
+
+
+def main(json: bool = False, quick: bool = False) -> None:
+    """Print what is measured as it comes (to stderr with `json`), one JSON object last on stdout; keep it."""
+    begun = time.monotonic()
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr if json else sys.stdout, flush=True)
+
+    found = asyncio.run(measure(say, quick))
+    found["seconds"] = round(time.monotonic() - begun, 1)
+    found["date"] = datetime.now(UTC).isoformat(timespec="seconds")
+    if not quick:
+        RESULTS.mkdir(exist_ok=True)
+        kept = RESULTS / f"shards-{datetime.now(UTC):%Y-%m-%d}.json"
+        kept.write_text(jsonlib.dumps(found, indent=1) + "\n")
+    print(jsonlib.dumps(found))
+
+
+if __name__ == "__main__":
+    main(quick="--quick" in sys.argv)
