@@ -57,7 +57,7 @@ async def check(settings: Settings) -> Checked:
 
 
 async def replayed(events: EventLog, up_to: int) -> Batch:
-    """All rows after the message `up_to`, from nothing but the log. Raises LogRolledBack when it is shorter."""
+    """All rows after the message `up_to`, from the log alone. Raises LogRolledBack when it is shorter."""
     everything, sequence = Batch(KEYS, complete=True), 0
     if up_to > 0:
         async for message in events.read(0, follow=False):

@@ -1,4 +1,4 @@
-"""Rebuilds the read model beside the live one, compares the two at one sequence, and swaps them without downtime.
+"""Rebuilds the read model beside the live one, compares both at one sequence, swaps them without downtime.
 
 Knows nothing of what the rows mean. The live generation is read and followed by everyone until the swap.
 """
@@ -50,7 +50,7 @@ class Progress(NamedTuple):
 class RebuildReport(NamedTuple):
     """`compared_at`: the sequence at which both were compared (None: the live one was absent or stood still).
 
-    `differences` names tables. With the same projections, a difference keeps the old one live unless accepted.
+    `differences` names tables. With the same projections, one keeps the old generation live unless accepted.
     """
 
     generation: int
