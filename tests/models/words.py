@@ -119,8 +119,9 @@ class Subject:
 
 
 def with_article(words: str) -> str:
-    """Put "a" or "an" before words, by their first letter."""
-    vowel = words[:1].lower() in "aeio" or (words[:1].lower() == "u" and not words.startswith("uni"))
+    """Put "a" or "an" before words, by their first sound."""
+    first = words[:1].lower()
+    vowel = first in "aeio" or words.startswith("honest") or (first == "u" and not words.startswith("uni"))
     return f"{'an' if vowel else 'a'} {words}"
 
 
