@@ -112,6 +112,8 @@ def grant(role: str, member: str | None = None) -> Grant:
                 answers=True,
             )
         case "orchestrator":
+            # It answers the gateway by name: leave to answer once is forgotten at a reload, and an answered
+            # registration always comes after one.
             return Grant(
                 "CP",
                 (
@@ -124,9 +126,9 @@ def grant(role: str, member: str | None = None) -> Grant:
                     *_consumers_of(REPORTS_STREAM, "orchestrator"),
                     f"$JS.ACK.{REPORTS_STREAM}.orchestrator.>",
                     *_consumers_of(COMMANDS_STREAM, "*"),
+                    f"{inbox_prefix('gateway', 'gateway')}.>",
                 ),
                 (inbox, "cp.alive.*", "cp.control", _DOORBELL),
-                answers=True,
             )
         case "projector":
             return Grant("READERS", (_DIRECT_EVENTS,), (inbox, _DOORBELL))

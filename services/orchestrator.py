@@ -65,7 +65,7 @@ class Orchestrator:
         cursor = self.reacted = await self._load_cursor()
         head = await self.events.last_sequence()
         if head == 0:
-            self.caught_up.set()
+            self._note_caught_up(0)
         async for message in self.events.read(0):
             for recorded in decode_commit(
                 message.subject, message.sequence, message.headers, message.payload
@@ -81,8 +81,11 @@ class Orchestrator:
             async with self.moved:
                 self.moved.notify_all()
             if message.sequence >= head and not self.caught_up.is_set():
-                log.info("caught_up", sequence=message.sequence, cursor=cursor)
-                self.caught_up.set()
+                self._note_caught_up(message.sequence)
+
+    def _note_caught_up(self, sequence: int) -> None:
+        self.caught_up.set()
+        log.info("caught_up", sequence=sequence)
 
     async def _carry_out(self, cause: Recorded, reactions: tuple[Reaction, ...]) -> None:
         """In order, each until it is done: a server that is away for a while delays, it loses nothing."""
