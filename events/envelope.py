@@ -5,6 +5,7 @@ payloads are plain values here.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, get_args
@@ -21,6 +22,8 @@ CONTENT_TYPE = "application/cloudevents-batch+json"
 HEADER_WRITER = "cp-writer"
 HEADER_SIGNATURE = "cp-sig"
 MAX_EVENTS_PER_COMMIT = 256
+MAX_COMMIT_BYTES = 512 * 1024
+_ULID = re.compile(r"[0-7][0-9a-hjkmnp-tv-z]{25}")
 POSITION_STRIDE = 1024
 """A position is sequence * POSITION_STRIDE + index: one integer that orders every event of the log."""
 
@@ -55,6 +58,13 @@ class MalformedCommit(Exception):
     """malformed_commit: the bytes at this position are not a commit of ours; the log needs an auditor."""
 
     code = "malformed_commit"
+
+
+class EventInvalid(Rejected):
+    """The event or the id of its aggregate breaks the log's schema."""
+
+    code = "event_invalid"
+    remedy = "Correct the field that the detail names; see docs/events.md."
 
 
 class CloudEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,13 +132,17 @@ class Commit(msgspec.Struct, frozen=True):
 
 
 def subject_of(kind: str, aggregate_id: str) -> str:
+    """Raises EventInvalid on an id that is no lower-case ULID: it could reach into another subject."""
+    if not _ULID.fullmatch(aggregate_id):
+        raise EventInvalid(f"{kind} id {aggregate_id!r}")
     return f"{SUBJECT_PREFIX}.{kind}.{aggregate_id}"
 
 
 def aggregate_of(subject: str) -> tuple[str, str]:
     """(kind, id) of a subject. Raises MalformedCommit."""
     parts = subject.split(".")
-    if len(parts) != 4 or parts[2] not in DECIDERS or not subject.startswith(SUBJECT_PREFIX + "."):
+    ours = len(parts) == 4 and subject.startswith(SUBJECT_PREFIX + ".") and parts[2] in DECIDERS
+    if not ours or not _ULID.fullmatch(parts[3]):
         raise MalformedCommit(f"subject {subject!r}")
     return parts[2], parts[3]
 
@@ -136,7 +150,12 @@ def aggregate_of(subject: str) -> tuple[str, str]:
 def encode_commit(
     kind: str, aggregate_id: str, first_version: int, events: tuple[Event, ...], cause: Cause
 ) -> Commit:
-    """`first_version` is the aggregate version of the first event (1 for a new aggregate)."""
+    """`first_version` is the aggregate version of the first event (1 for a new aggregate).
+
+    What could not be read back is never written: raises EventInvalid, and ValueError on a wrong number of
+    events.
+    """
+    subject_of(kind, aggregate_id)
     if not 1 <= len(events) <= MAX_EVENTS_PER_COMMIT:
         raise ValueError(f"a commit holds 1..{MAX_EVENTS_PER_COMMIT} events, not {len(events)}")
     commit = commit_id(cause.command_id)
@@ -154,11 +173,24 @@ def encode_commit(
             cpcommand=cause.command_id,
             cpcorrelation=cause.correlation_id,
             cpcausation=cause.causation_id,
-            data=msgspec.Raw(msgspec.json.encode(event)),
+            data=msgspec.Raw(_checked(event)),
         )
         for index, event in enumerate(events)
     ]
-    return Commit(kind, aggregate_id, commit, msgspec.json.encode(batch))
+    payload = msgspec.json.encode(batch)
+    if len(payload) > MAX_COMMIT_BYTES:
+        raise EventInvalid(f"a commit of {len(payload)} bytes; at most {MAX_COMMIT_BYTES}")
+    return Commit(kind, aggregate_id, commit, payload)
+
+
+def _checked(event: Event) -> bytes:
+    """The event's JSON, read back once: structs do not check their fields when they are built."""
+    data = msgspec.json.encode(event)
+    try:
+        _decoders[str(event.__struct_config__.tag)].decode(data)
+    except msgspec.DecodeError as broken:
+        raise EventInvalid(f"{event.__struct_config__.tag}: {broken}") from broken
+    return data
 
 
 _batch = msgspec.json.Decoder(list[CloudEvent])
@@ -191,9 +223,12 @@ def _record(
             f"sequence {sequence}: event {item.type} of {item.subject} under {kind}/{aggregate_id}"
         )
     try:
-        time_unix_ms = round(datetime.fromisoformat(item.time).timestamp() * 1000)
+        moment = datetime.fromisoformat(item.time)
     except ValueError as broken:
         raise MalformedCommit(f"sequence {sequence}: time {item.time!r}") from broken
+    if moment.tzinfo is None:
+        raise MalformedCommit(f"sequence {sequence}: time {item.time!r} has no zone")
+    time_unix_ms = round(moment.timestamp() * 1000)
     return Recorded(
         sequence=sequence,
         index=index,

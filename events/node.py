@@ -118,12 +118,16 @@ class Absent:
 
 @dataclass(frozen=True)
 class Present:
-    """A registered node. `reachable` follows the heartbeats; `draining` means: give it no new shards."""
+    """A registered node. `reachable` follows the heartbeats; `draining` means: give it no new shards.
+
+    `lost_since_unix_ms`: when an unreachable node was last seen; only a later sign of life brings it back.
+    """
 
     registration: Registered
     capabilities: CapabilitiesMeasured | None = None
     reachable: bool = True
     draining: bool = False
+    lost_since_unix_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,8 @@ def _decide_present(command: NodeCommand, state: Present) -> tuple[NodeEvent, ..
         case MarkLost(last_seen_unix_ms):
             return (Lost(last_seen_unix_ms),) if state.reachable else ()
         case Recover(seen_unix_ms):
-            return () if state.reachable else (Recovered(seen_unix_ms),)
+            gone = not state.reachable and seen_unix_ms > state.lost_since_unix_ms
+            return (Recovered(seen_unix_ms),) if gone else ()
         case Retire(reason):
             return (Retired(reason),)
         case _:
@@ -196,8 +201,10 @@ def evolve(state: NodeState, event: NodeEvent) -> NodeState:
             return replace(state, capabilities=event) if isinstance(state, Present) else state
         case Drained():
             return replace(state, draining=True) if isinstance(state, Present) else state
-        case Lost():
-            return replace(state, reachable=False) if isinstance(state, Present) else state
+        case Lost(last_seen_unix_ms):
+            if not isinstance(state, Present):
+                return state
+            return replace(state, reachable=False, lost_since_unix_ms=last_seen_unix_ms)
         case Recovered():
             return replace(state, reachable=True) if isinstance(state, Present) else state
         case Retired():

@@ -151,7 +151,7 @@ def liveness(view: View, last_seen_unix_ms: Mapping[str, int], now_unix_ms: int)
         silent = now_unix_ms - seen > LOST_AFTER_MS
         if state.reachable and silent:
             found.append(Do("node", node_id, node.MarkLost(seen), f"lost:{node_id}:{seen}"))
-        elif not state.reachable and not silent:
+        elif not state.reachable and not silent and seen > state.lost_since_unix_ms:
             found.append(Do("node", node_id, node.Recover(seen), f"recovered:{node_id}:{seen}"))
     return tuple(found)
 

@@ -146,6 +146,13 @@ class NotTheEntry(Rejected):
     remedy = "Only the entry node of the request's ring may report its end."
 
 
+class EndingInconsistent(Rejected):
+    """The report contradicts itself or the request: its error code, or its count of tokens."""
+
+    code = "ending_inconsistent"
+    remedy = "Update the worker: error_code goes with finish_reason error; tokens are 0..max_tokens."
+
+
 class RequestAlreadyEnded(Rejected):
     """This request id was already used in the session."""
 
@@ -175,7 +182,7 @@ SessionState = Absent | OpenSession | Closed
 
 def decide(command: SessionCommand, state: SessionState) -> tuple[SessionEvent, ...]:
     """Raises SessionAlreadyOpen, SessionUnknown, SessionClosed, SessionBusy, NotThePayer,
-    NotTheEntry, RequestAlreadyEnded.
+    NotTheEntry, RequestAlreadyEnded, EndingInconsistent.
     """
     match state:
         case Absent():
@@ -235,7 +242,12 @@ def _end(command: EndGeneration, state: OpenSession) -> tuple[SessionEvent, ...]
         return ()
     if command.reported_by not in (None, started.entry_node_id):
         raise NotTheEntry
-    return (command.ended,)
+    ended = command.ended
+    if (ended.finish_reason == "error") != (ended.error_code is not None):
+        raise EndingInconsistent(f"{ended.finish_reason} with error code {ended.error_code}")
+    if not 0 <= ended.completion_tokens <= started.max_tokens or ended.prompt_tokens < 0:
+        raise EndingInconsistent(f"{ended.completion_tokens} tokens of at most {started.max_tokens}")
+    return (ended,)
 
 
 def _cut_off(started: RequestStarted) -> GenerationEnded:

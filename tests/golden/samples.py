@@ -1,0 +1,49 @@
+"""At least one event of every type and current version, with every optional field both set and not set."""
+
+from typing import Any
+
+from events import node, pool, session
+from tests.aggregates import (
+    digest,
+    generation_ended,
+    opened,
+    proposed,
+    registered,
+    request_started,
+    shard,
+    ulid,
+)
+
+SHARDS = (shard(1, 0, 5, 6250), shard(2, 5, 8, 3750))
+
+_ALL: tuple[Any, ...] = (
+    registered(1),
+    node.CapabilitiesMeasured(8_000_000_000, 123.25, "NVIDIA GeForce RTX 3060", "2.15.0"),
+    node.Drained("upgrade"),
+    node.Lost(0),
+    node.Recovered(1_700_000_000_123),
+    node.Retired("sold"),
+    proposed(),
+    proposed(price_wei_per_s="1" + "0" * 18, deterministic=True, dtype="bfloat16"),
+    pool.MemberAccepted(ulid(1), "ab" * 65),
+    pool.Planned(1, SHARDS, "Layers in proportion to measured speed.\nTwo nodes – one ring."),
+    pool.ShardReady(1, ulid(1), 5500),
+    pool.ShardFailed(1, ulid(2), "out_of_memory"),
+    pool.Activated(1),
+    pool.Activated(1, gda_pool="0x" + "ab" * 20, inft_id="7"),
+    pool.EpochChanged(2),
+    pool.EpochChanged(2, gda_pool="0x" + "cd" * 20),
+    pool.Retired("done"),
+    opened(),
+    opened(payer="0x" + "0a" * 20, single_request=True, price_wei_per_s="31709791983"),
+    request_started(1),
+    generation_ended(1),
+    generation_ended(1, receipts_root=digest(4)),
+    generation_ended(1, finish_reason="error", error_code="node_lost", output_commitment=None),
+    session.Settled(1, "0", "0"),
+    session.Expired(1_700_000_000_000),
+)
+
+SAMPLES: dict[str, list[Any]] = {}
+for _event in _ALL:
+    SAMPLES.setdefault(str(_event.__struct_config__.tag), []).append(_event)

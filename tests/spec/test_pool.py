@@ -1,0 +1,128 @@
+"""What a pool's decider decides."""
+
+import pytest
+
+from events import pool
+from events.pool import pool as decider
+from tests.aggregates import digest, proposed, shard, ulid
+from tests.spec.scenario import given
+
+TERMS = proposed()
+ONE, TWO, THREE = (pool.MemberAccepted(ulid(n), "sig") for n in (1, 2, 3))
+SHARDS = (shard(1, 0, 5, 6250), shard(2, 5, 8, 3750))
+PLAN = pool.Planned(1, SHARDS, "why")
+READY = tuple(pool.ShardReady(1, ulid(n), 100) for n in (1, 2))
+FORMED = (TERMS, ONE, TWO, PLAN)
+SERVING = (*FORMED, *READY, pool.Activated(1))
+
+
+def confirm(number: int, epoch: int = 1, weights: str = TERMS.weights_digest) -> pool.ConfirmShard:
+    return pool.ConfirmShard(epoch, ulid(number), 100, weights)
+
+
+def test_a_pool_is_proposed_once() -> None:
+    given(decider).when(pool.Propose(TERMS)).then(TERMS)
+    given(decider, TERMS).when(pool.Propose(TERMS)).nothing()
+    given(decider, TERMS).when(pool.Propose(proposed(price_wei_per_s="5"))).refused(pool.PoolAlreadyProposed)
+
+
+@pytest.mark.parametrize(
+    "command", [pool.AcceptMember(ulid(1), "sig"), pool.AdoptPlan(SHARDS, ""), confirm(1), pool.Retire("x")]
+)
+def test_an_unknown_pool_can_do_nothing(command: pool.PoolCommand) -> None:
+    given(decider).when(command).refused(pool.PoolUnknown)
+
+
+def test_a_member_accepts_once() -> None:
+    given(decider, TERMS).when(pool.AcceptMember(ulid(1), "sig")).then(ONE)
+    given(decider, TERMS, ONE).when(pool.AcceptMember(ulid(1), "other sig")).nothing()
+
+
+def test_a_plan_of_accepted_members_is_the_next_epoch() -> None:
+    given(decider, TERMS, ONE, TWO).when(pool.AdoptPlan(SHARDS, "why")).then(PLAN)
+    given(decider, *SERVING).when(pool.AdoptPlan(SHARDS, "again")).then(pool.Planned(2, SHARDS, "again"))
+
+
+def test_a_plan_needs_every_member_s_consent() -> None:
+    given(decider, TERMS, ONE).when(pool.AdoptPlan(SHARDS, "")).refused(pool.MemberNotAccepted)
+
+
+@pytest.mark.parametrize(
+    "shards",
+    [
+        (),
+        (shard(1, 0, 8, 9999),),
+        (shard(1, 0, 7, 10_000),),
+        (shard(1, 0, 9, 10_000),),
+        (shard(1, 1, 8, 10_000),),
+        (shard(1, 0, 5, 5000), shard(2, 6, 8, 5000)),
+        (shard(1, 0, 5, 5000), shard(2, 4, 8, 5000)),
+        (shard(1, 0, 5, 5000), shard(1, 5, 8, 5000)),
+        (shard(1, 0, 5, 10_001), shard(2, 5, 8, -1)),
+        (shard(1, 0, 8, 10_000), shard(2, 8, 8, 0)),
+    ],
+    ids=[
+        "empty",
+        "units",
+        "too short",
+        "too long",
+        "late start",
+        "hole",
+        "overlap",
+        "twice",
+        "negative",
+        "no layer",
+    ],
+)
+def test_a_plan_tiles_the_model_exactly(shards: tuple[pool.Shard, ...]) -> None:
+    given(decider, TERMS, ONE, TWO).when(pool.AdoptPlan(shards, "")).refused(pool.PlanInvalid)
+
+
+def test_the_last_shard_to_load_activates_the_pool() -> None:
+    given(decider, *FORMED).when(confirm(1)).then(READY[0])
+    state = given(decider, *FORMED, READY[0]).when(confirm(2)).then(READY[1], pool.Activated(1))
+    assert state.serving == PLAN
+
+
+def test_a_second_epoch_changes_over_when_it_is_loaded() -> None:
+    later = pool.Planned(2, (shard(2, 0, 8, 10_000),), "one node left")
+    state = (
+        given(decider, *SERVING, later)
+        .when(confirm(2, epoch=2))
+        .then(pool.ShardReady(2, ulid(2), 100), pool.EpochChanged(2))
+    )
+    assert state.serving == later
+
+
+def test_until_it_is_loaded_the_old_epoch_serves() -> None:
+    state = decider.fold((*SERVING, pool.Planned(2, SHARDS, "")))
+    assert state.serving == PLAN
+    assert state.ready == frozenset()
+
+
+def test_confirmations_that_do_not_matter_change_nothing() -> None:
+    given(decider, TERMS, ONE, TWO).when(confirm(1)).nothing()
+    given(decider, *FORMED).when(confirm(1, epoch=2)).nothing()
+    given(decider, *FORMED).when(confirm(3)).nothing()
+    given(decider, *FORMED, READY[0]).when(confirm(1)).nothing()
+
+
+def test_other_weights_are_refused() -> None:
+    given(decider, *FORMED).when(confirm(1, weights=digest(8))).refused(pool.WeightsDiffer)
+
+
+def test_a_failure_is_recorded_once_and_healed_by_success() -> None:
+    report = pool.ReportShardFailed(1, ulid(1), "out_of_memory")
+    failed = pool.ShardFailed(1, ulid(1), "out_of_memory")
+    given(decider, *FORMED).when(report).then(failed)
+    given(decider, *FORMED, failed).when(report).nothing()
+    given(decider, *FORMED).when(pool.ReportShardFailed(2, ulid(1), "x")).nothing()
+    state = given(decider, *FORMED, failed).when(confirm(1)).then(READY[0])
+    assert state.failed == frozenset()
+
+
+def test_a_retired_pool_stays_retired() -> None:
+    gone = pool.Retired("done")
+    assert given(decider, *SERVING).when(pool.Retire("done")).then(gone) == pool.Closed(TERMS, PLAN)
+    given(decider, *SERVING, gone).when(pool.Retire("done")).nothing()
+    given(decider, *SERVING, gone).when(pool.AdoptPlan(SHARDS, "")).refused(pool.PoolRetired)
