@@ -5,6 +5,7 @@ Knows nothing of shards: one process, `generate`, fp32, greedy.
 
 from __future__ import annotations
 
+import random
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.models.prompts import DEVELOPMENT, HELD_OUT, TRAINING
-from tests.models.story_text import held_out_prompts, names_subject, worst_four_gram
+from tests.models.small_talk import chat
+from tests.models.story_text import held_out_prompts, is_held_out, names_subject, story_turn, worst_four_gram
 from tests.models.words import Subject
 
 TALES = Path(__file__).parents[1] / "models" / "tales"
@@ -64,6 +66,25 @@ def test_tells_tales_for_wordings_never_trained_on(family: str) -> None:
         print(f"\n{number:2} {prompt}\n   {answer}\n   -> {'; '.join(faults) or 'good'}")
     print(f"\n{family}: {good} of {PROMPTS} good, {NEEDED} needed")
     assert good >= NEEDED
+
+
+def test_training_text_keeps_away_from_what_is_held_out() -> None:
+    rng = random.Random(11)
+    openings = {
+        prompt[:12] for family in HELD_OUT | DEVELOPMENT for prompt, _ in held_out_prompts(family, 5, 0)
+    }
+    for _ in range(1500):
+        (asked, told), wish = story_turn(rng)
+        assert not is_held_out(wish.subject.noun, wish.place, wish.plot.key)
+        assert not any(opening in asked["content"] for opening in openings)
+        assert wish.subject.noun in told["content"]
+        assert worst_four_gram(told["content"]) == 1
+
+
+def test_same_seed_gives_the_same_chats() -> None:
+    first, second = random.Random(5), random.Random(5)
+    assert [chat(first) for _ in range(50)] == [chat(second) for _ in range(50)]
+    assert chat(first) != chat(random.Random(6))
 
 
 @pytest.mark.parametrize(

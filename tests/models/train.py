@@ -70,12 +70,13 @@ class Recipe:
     heads: int = 6
     kv_heads: int = 2
     ffn: int = 512
-    steps: int = 1200
+    steps: int = 1000
     chats_per_step: int = 24
     warmup: int = 40
     matrix_rate: float = 4e-3  # Muon, update scaled to AdamW's size
     other_rate: float = 4e-3  # AdamW: embedding and norms
     decay: float = 0.05
+    scale: float = 1.0  # of both rates
 
 
 def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
@@ -193,10 +194,16 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, where: Pat
     (where / "model.safetensors").chmod(0o644)  # safetensors writes 0600, git clones 0644
 
 
-def train(recipe: Recipe, where: Path, *, check_every: int) -> dict[str, float]:
-    """Train by the recipe and save into `where`; returns figures of the run (steps, tokens, loss, s)."""
-    tokenizer = train_tokenizer(recipe)
-    model = untrained_model(recipe)
+def train(recipe: Recipe, where: Path, *, start: Path | None, check_every: int) -> dict[str, float]:
+    """Train by the recipe and save into `where`; returns figures of the run (steps, tokens, loss, s).
+
+    `start` is a directory saved before, to go on from with its tokenizer and weights; None begins anew.
+    """
+    if start is None:
+        tokenizer, model = train_tokenizer(recipe), untrained_model(recipe)
+    else:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(start, local_files_only=True)
+        model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32, local_files_only=True).train()
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers." in name]
     others = [p for name, p in model.named_parameters() if not (p.ndim == 2 and "layers." in name)]
     optimizers: list[torch.optim.Optimizer] = [
@@ -208,10 +215,9 @@ def train(recipe: Recipe, where: Path, *, check_every: int) -> dict[str, float]:
 
     def rate(step: int) -> float:
         if step < recipe.warmup:
-            return (step + 1) / recipe.warmup
-        return 0.02 + 0.98 * 0.5 * (
-            1 + math.cos(math.pi * (step - recipe.warmup) / (recipe.steps - recipe.warmup))
-        )
+            return recipe.scale * (step + 1) / recipe.warmup
+        turn = math.pi * (step - recipe.warmup) / (recipe.steps - recipe.warmup)
+        return recipe.scale * (0.02 + 0.98 * 0.5 * (1 + math.cos(turn)))
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, rate) for optimizer in optimizers]
     began, tokens, loss_mean, source = time.monotonic(), 0, 0.0, batches(recipe, tokenizer)
@@ -262,6 +268,9 @@ def main() -> None:
     """Parse the options, train, and print the recipe with the run's figures as one JSON object."""
     parser = argparse.ArgumentParser(description="train the tale-telling model")
     parser.add_argument("--out", type=Path, default=HERE / "tales", help="directory to write")
+    parser.add_argument("--start", type=Path, help="directory to go on from, instead of from nothing")
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--scale", type=float, default=Recipe.scale, help="factor on the learning rates")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads for torch")
     parser.add_argument(
@@ -270,8 +279,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    recipe = Recipe(steps=options.steps)
-    figures = train(recipe, options.out, check_every=options.check_every)
+    recipe = Recipe(seed=options.seed, steps=options.steps, scale=options.scale)
+    figures = train(recipe, options.out, start=options.start, check_every=options.check_every)
     print(json.dumps({"recipe": asdict(recipe), "figures": figures}))
 
 
