@@ -7,7 +7,7 @@ payloads are plain values here.
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
 import msgspec
@@ -23,6 +23,7 @@ HEADER_WRITER = "cp-writer"
 HEADER_SIGNATURE = "cp-sig"
 MAX_EVENTS_PER_COMMIT = 256
 MAX_COMMIT_BYTES = 512 * 1024
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ULID = re.compile(r"[0-7][0-9a-hjkmnp-tv-z]{25}")
 POSITION_STRIDE = 1024
 """A position is sequence * POSITION_STRIDE + index: one integer that orders every event of the log."""
@@ -159,7 +160,7 @@ def encode_commit(
     if not 1 <= len(events) <= MAX_EVENTS_PER_COMMIT:
         raise ValueError(f"a commit holds 1..{MAX_EVENTS_PER_COMMIT} events, not {len(events)}")
     commit = commit_id(cause.command_id)
-    time = datetime.fromtimestamp(cause.at_unix_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    time = (_EPOCH + timedelta(milliseconds=cause.at_unix_ms)).isoformat(timespec="milliseconds")
     batch = [
         CloudEvent(
             specversion="1.0",
@@ -228,7 +229,7 @@ def _record(
         raise MalformedCommit(f"sequence {sequence}: time {item.time!r}") from broken
     if moment.tzinfo is None:
         raise MalformedCommit(f"sequence {sequence}: time {item.time!r} has no zone")
-    time_unix_ms = round(moment.timestamp() * 1000)
+    time_unix_ms = (moment - _EPOCH) // timedelta(milliseconds=1)
     return Recorded(
         sequence=sequence,
         index=index,
