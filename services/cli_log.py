@@ -2,11 +2,14 @@
 
 import asyncio
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from services.cli_output import Failure, Json, print_json, show, table_of
+
+if TYPE_CHECKING:
+    from services.settings import Settings
 
 events_app = typer.Typer(help="The event log.", no_args_is_help=True)
 projection_app = typer.Typer(help="The read model in PostgreSQL.", no_args_is_help=True)
@@ -45,8 +48,10 @@ async def _history(kind: str, identifier: str) -> list[dict[str, Any]]:
 
     from services import bus
     from services.log import EventLog
+    from services.logging import configure
     from services.stack.client import local_settings
 
+    configure("error")
     client = await bus.connect(local_settings(), "auditor", first_connect_s=3)
     try:
         history = await (await EventLog.open(client, None)).history(kind, identifier)
@@ -68,22 +73,47 @@ def _brief(event: dict[str, Any]) -> str:
 @projection_app.command("check")
 def projection_check(json: Json = False) -> None:
     """Compare the rows with a fresh replay of the log. Exit code 1 when they differ."""
+    from services.logging import configure
     from services.projection_check import check
     from services.stack.client import local_settings
 
-    differences = asyncio.run(check(local_settings()))
+    configure("error")
+    found = asyncio.run(check(_with_database(local_settings())))
     if json:
-        print_json({"differences": list(differences)})
+        print_json({**found._asdict(), "differences": [item._asdict() for item in found.differences]})
     else:
-        print("\n".join(map(str, differences)) or "the read model equals a fresh replay of the log")
-    if differences:
+        rows = [item._asdict().values() for item in found.differences]
+        if rows:
+            show(table_of(("table", "key", "column", "expected", "found"), [tuple(row) for row in rows]))
+        verdict = f"{len(rows)} differences" if rows else "equal to a fresh replay of the log"
+        print(f"{found.rows} rows at sequence {found.sequence}: {verdict}")
+    if found.differences:
         raise typer.Exit(1)
 
 
 @projection_app.command("rebuild")
-def projection_rebuild() -> None:
-    """Build a new generation of the read model beside the old one, compare, and swap."""
-    from services.rebuild import rebuild
+def projection_rebuild(json: Json = False) -> None:
+    """Build the read model anew beside the old one, compare, swap. Exit code 1: not swapped."""
+    from services.logging import configure
+    from services.rebuild import Progress, rebuild
     from services.stack.client import local_settings
 
-    print(asyncio.run(rebuild(local_settings(), lambda text: print(text, file=sys.stderr, flush=True))))
+    def progress(step: Progress) -> None:
+        print(f"{step.phase} {step.sequence}/{step.head}", file=sys.stderr, flush=True)
+
+    configure("error")
+    report = asyncio.run(rebuild(_with_database(local_settings()), progress))
+    if json:
+        print_json(report._asdict())
+    else:
+        print(" ".join(f"{name}={value}" for name, value in report._asdict().items()))
+    if not report.swapped:
+        raise typer.Exit(1)
+
+
+def _with_database(settings: "Settings") -> "Settings":
+    from services.stack.client import NoDatabase
+
+    if settings.database_url is None:
+        raise NoDatabase("start the stack with `computepool up`, or set DATABASE_URL")
+    return settings

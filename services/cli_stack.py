@@ -116,7 +116,7 @@ async def take_down(*, quiet: bool = False) -> list[str]:
 
 def process_list() -> dict[str, Any]:
     """What `ps --json` prints."""
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     state_dir = Settings().state_dir
     record = register.read(state_dir)
@@ -157,20 +157,22 @@ def process_list() -> dict[str, Any]:
 
 
 def process_table(found: dict[str, Any]) -> Any:
-    """`process_list` as a rich table."""
+    """`process_list` as a rich renderable."""
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
-    title = f"stack: {found['phase']} {found['detail']}".strip()
+    title = Text(f"stack: {found['phase']} {found['detail']}".strip())
     if found["phase"] == "survivors":
-        title += " of a killed supervisor: `computepool down` ends them"
-    table = Table(title=title, title_justify="left", box=None)
+        title.append(" of a killed supervisor: `computepool down` ends them")
+    table = Table(box=None)
     for column in ("NAME", "PID", "STATE", "ADDRESS", "MEMORY", "UP"):
         table.add_column(column, justify="right" if column in ("PID", "MEMORY", "UP") else "left")
     for entry in found["processes"]:
         memory = "" if entry["rss_bytes"] is None else f"{entry['rss_bytes'] / 2**20:.0f} MiB"
         age = "" if entry["uptime_s"] is None else f"{entry['uptime_s']:.0f} s"
         table.add_row(entry["name"], str(entry["pid"]), entry["state"], entry["address"], memory, age)
-    return table
+    return Group(title, table) if found["processes"] else title
 
 
 def follow_logs(name: str, follow: bool, lines: int) -> None:

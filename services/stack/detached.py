@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from services.local_pool import form_pool
+from services.logging import configure
 from services.settings import Settings
 from services.stack.client import local_model, operator_token
 from services.stack.stack import Stack, stack_of
@@ -57,7 +58,9 @@ def main() -> int:
     parser.add_argument("--pool", default="")
     given = parser.parse_args()
     pool = given.pool or Path(given.model).name
-    asyncio.run(hold(Settings(), given.nodes, given.model, pool))
+    settings = Settings()
+    configure(settings.log_level)
+    asyncio.run(hold(settings, given.nodes, given.model, pool))
     return 0
 
 

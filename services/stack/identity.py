@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import msgspec
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 STACK_MARK = "COMPUTEPOOL_STACK"
 """Environment variable of every child: the absolute state directory it belongs to."""

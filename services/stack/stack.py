@@ -54,7 +54,7 @@ class Stack:
         gateway = f"{self.settings.public_url}/livez"
         async with asyncio.TaskGroup() as parts:
             parts.create_task(self.add(self._role("orchestrator", log_line('"event": ?"caught_up"'))))
-            parts.create_task(self.add(self._role("projector", log_line('"event": ?"(?:ready|caught_up)"'))))
+            parts.create_task(self.add(self._role("projector", log_line('"event": ?"following"'))))
             parts.create_task(self.add(self._role("gateway", http(gateway))))
         self.supervisor.note_address("gateway", self.settings.public_url)
         self.supervisor.environment.update(client_environment(self.settings))
