@@ -112,6 +112,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
         "load_slice for A",
         "dead letter",
         "own cursor",
+        "gateway's inbox",
         "events: info",
         "events: get",
         "events: get from leader",

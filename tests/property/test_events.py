@@ -1,0 +1,139 @@
+"""Any sequence of commands: illegal states cannot be reached, and replaying the log gives the same state."""
+
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from events import node, pool, session
+from events.envelope import DECIDERS, decode_commit, encode_commit
+from events.kernel import Rejected
+from tests.aggregates import (
+    cause,
+    generation_ended,
+    opened,
+    proposed,
+    registered,
+    request_started,
+    shard,
+    ulid,
+)
+
+numbers = st.integers(1, 3)
+epochs = st.integers(1, 4)
+node_commands: st.SearchStrategy[Any] = st.one_of(
+    numbers.map(lambda n: node.Register(registered(n))),
+    numbers.map(lambda n: node.ReportCapabilities(n, float(n), "cpu", "1")),
+    st.just(node.Drain("x")),
+    numbers.map(node.MarkLost),
+    numbers.map(node.Recover),
+    st.just(node.Retire("x")),
+)
+PLANS = ((shard(1, 0, 8, 10_000),), (shard(1, 0, 4, 5000), shard(2, 4, 8, 5000)), (shard(1, 0, 3, 10_000),))
+pool_commands: st.SearchStrategy[Any] = st.one_of(
+    st.sampled_from(["0", "5"]).map(lambda price: pool.Propose(proposed(price_wei_per_s=price))),
+    numbers.map(lambda n: pool.AcceptMember(ulid(n), "sig")),
+    st.sampled_from(PLANS).map(lambda shards: pool.AdoptPlan(shards, "why")),
+    st.builds(
+        pool.ConfirmShard,
+        epoch=epochs,
+        node_id=numbers.map(ulid),
+        slice_bytes=st.just(1),
+        weights_digest=st.sampled_from([proposed().weights_digest, "0" * 64]),
+    ),
+    st.builds(pool.ReportShardFailed, epoch=epochs, node_id=numbers.map(ulid), code=st.just("x")),
+    st.just(pool.Retire("x")),
+)
+session_commands: st.SearchStrategy[Any] = st.one_of(
+    st.booleans().map(lambda single: session.Open(opened(single_request=single, close_by_unix_ms=50))),
+    st.builds(
+        session.StartRequest,
+        payer=st.sampled_from(["key:1", "key:2"]),
+        started=numbers.map(request_started),
+        at_unix_ms=st.integers(0, 60),
+    ),
+    st.builds(
+        session.EndGeneration,
+        ended=numbers.map(generation_ended),
+        reported_by=st.none() | numbers.map(ulid),
+    ),
+    st.just(session.Settle()),
+    st.integers(0, 60).map(session.Expire),
+)
+COMMANDS = {"node": node_commands, "pool": pool_commands, "session": session_commands}
+
+
+class Aggregates(RuleBasedStateMachine):
+    """One aggregate of each kind, told everything in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states = {kind: decider.initial for kind, decider in DECIDERS.items()}
+        self.log: dict[str, list[Any]] = {kind: [] for kind in DECIDERS}
+
+    @rule(data=st.data(), kind=st.sampled_from(sorted(COMMANDS)))
+    def tell(self, data: st.DataObject, kind: str) -> None:
+        command = data.draw(COMMANDS[kind])
+        decider = DECIDERS[kind]
+        try:
+            events = decider.decide(command, self.states[kind])
+        except Rejected as refused:
+            assert refused.code != Rejected.code
+            return
+        if not events:
+            return
+        version = len(self.log[kind]) + 1
+        commit = encode_commit(kind, ulid(99), version, events, cause(f"{kind} {version}"))
+        recorded = decode_commit(commit.subject, 1, {"Nats-Msg-Id": commit.commit_id}, commit.payload)
+        assert tuple(item.event for item in recorded) == events
+        self.log[kind].extend(events)
+        self.states[kind] = decider.fold(events, self.states[kind])
+        self._again(decider, command, kind)
+
+    def _again(self, decider: Any, command: Any, kind: str) -> None:
+        """The same command at once again adds nothing, except a plan, which always is a new epoch."""
+        try:
+            repeated = decider.decide(command, self.states[kind])
+        except Rejected:
+            return
+        assert repeated == () or isinstance(command, pool.AdoptPlan)
+
+    @invariant()
+    def replay_gives_the_same_state(self) -> None:
+        for kind, decider in DECIDERS.items():
+            assert decider.fold(self.log[kind]) == self.states[kind]
+
+    @invariant()
+    def a_serving_epoch_was_loaded_by_all_its_consenting_nodes(self) -> None:
+        state = self.states["pool"]
+        if not isinstance(state, pool.Forming) or state.serving is None:
+            return
+        plan = state.serving
+        ready = {
+            event.node_id
+            for event in self.log["pool"]
+            if isinstance(event, pool.ShardReady) and event.epoch == plan.epoch
+        }
+        assert ready == {item.node_id for item in plan.shards}
+        assert ready <= state.members
+
+    @invariant()
+    def epochs_count_up_from_one(self) -> None:
+        planned = [event.epoch for event in self.log["pool"] if isinstance(event, pool.Planned)]
+        assert planned == list(range(1, len(planned) + 1))
+
+    @invariant()
+    def every_request_ends_at_most_once_and_before_the_session(self) -> None:
+        started = [e.request_id for e in self.log["session"] if isinstance(e, session.RequestStarted)]
+        ended = [e.request_id for e in self.log["session"] if isinstance(e, session.GenerationEnded)]
+        assert len(set(started)) == len(started)
+        assert len(set(ended)) == len(ended)
+        assert set(ended) <= set(started)
+        if isinstance(self.states["session"], session.Closed):
+            assert set(ended) == set(started)
+            assert isinstance(self.log["session"][-1], session.Settled | session.Expired)
+
+
+TestAggregates = Aggregates.TestCase
+TestAggregates.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
