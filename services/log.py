@@ -91,7 +91,10 @@ class Writer:
 
     @classmethod
     def load(cls, seed_path: Path) -> "Writer":
-        """From a seed file; the head file stands beside it. Raises FileNotFoundError, NkeyBroken."""
+        """From a seed file; the head file stands beside it, which must be a directory that can be written.
+
+        Raises FileNotFoundError, NkeyBroken.
+        """
         return cls(seed_path.read_bytes().strip(), seed_path.with_suffix(".head"))
 
     def sign(self, digest: bytes) -> bytes:
@@ -127,11 +130,16 @@ class EventLog:
 
     @classmethod
     async def open(cls, client: Client, writer: Writer | None) -> "EventLog":
-        """With a writer, the log's head is checked first. Raises LogRolledBack, LogUnavailable."""
+        """With a writer, the log's head is checked first.
+
+        Raises LogRolledBack, LogUnavailable, OSError (the head file can't be written: nothing could be
+        guarded).
+        """
         opened = cls(client, writer)
         if writer is not None:
             opened._head = read_head(writer.head_path)
             await opened._guard()
+            write_head(writer.head_path, opened._head or Head(0, ""))
         return opened
 
     async def last_sequence(self) -> int:
@@ -318,7 +326,7 @@ class EventLog:
         if reconnects == self._checked_at_reconnects:
             return
         async with self._checking:
-            if self._head is not None:
+            if self._head is not None and self._head.sequence > 0:
                 await self._compare(self._head)
             self._checked_at_reconnects = reconnects
 
