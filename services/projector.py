@@ -121,10 +121,12 @@ async def batches(
                 batch.append(item)
                 if len(batch) >= limit:
                     break
+                if not queue.empty():
+                    item = queue.get_nowait()
+                    continue
                 try:
-                    item = (
-                        await asyncio.wait_for(queue.get(), linger_s) if queue.empty() else queue.get_nowait()
-                    )
+                    async with asyncio.timeout(linger_s):
+                        item = await queue.get()
                 except TimeoutError:
                     break
             else:
@@ -136,9 +138,14 @@ async def batches(
             if not isinstance(item, StoredMessage):
                 return
     finally:
-        pumping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await pumping
+        await _cancelled(pumping)
+
+
+async def _cancelled(task: "asyncio.Task[None]") -> None:
+    """Cancel until it has ended: `asyncio.wait_for` of Python 3.11 may lose a cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.1)
 
 
 async def apply(
@@ -235,7 +242,7 @@ async def run(settings: Settings) -> int:
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((projecting, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    projecting.cancel()
+    await _cancelled(projecting)
     status = 0
     try:
         await projecting
