@@ -6,13 +6,12 @@ read from the stream's leader.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import NamedTuple
 
 import structlog
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 
 from events.envelope import (
     CONTENT_TYPE,
@@ -28,12 +27,13 @@ from events.envelope import (
 )
 from events.merkle import leaf_bytes, leaf_hash
 from services import jetstream, nkey
-from services.access import COMMITTED_PREFIX
 from services.jetstream import LogUnavailable as LogUnavailable
 from services.jetstream import RangeReader
 from services.jetstream import StoredMessage as StoredMessage
 from services.log_head import Head, read_head, write_head
 from services.log_head import LogRolledBack as LogRolledBack
+from services.log_reader import Gap as Gap
+from services.log_reader import LogReader
 from services.streams import ensure_streams as ensure_streams
 
 log = structlog.get_logger("log")
@@ -46,10 +46,6 @@ ATTEMPT_S = 2.0
 """How long one attempt waits for its acknowledgement."""
 GIVE_UP_S = 10.0
 """How long an append with an unknown outcome is repeated and looked for."""
-IDLE_CHECK_S = 1.0
-"""A reader without news compares its position with the leader's so often."""
-PATIENCE = 40
-"""So often a reader asks again before it believes that a replica is not just behind."""
 
 
 class Conflict(Exception):
@@ -64,12 +60,6 @@ class CommitIdReused(Exception):
     """
 
     code = "commit_id_reused"
-
-
-class Gap(Exception):
-    """log_gap: a sequence or version is missing in the log; stop, and restore it from a copy: never skip."""
-
-    code = "log_gap"
 
 
 class LogReadOnly(Exception):
@@ -338,78 +328,19 @@ class EventLog:
         if leaf_hash(leaf_bytes(*there)).hex() != head.leaf:
             raise LogRolledBack(f"sequence {head.sequence} holds another commit than the one acknowledged")
 
-    async def read(
+    def read(
         self, after_sequence: int = 0, *, follow: bool = True, batch: int = 1000
-    ) -> AsyncIterator[StoredMessage]:
+    ) -> AsyncGenerator[StoredMessage, None]:
         """Every message after a sequence, in order and without holes; with `follow`, forever.
 
         Outages are waited out when following. Raises Gap, LogRolledBack (the log is shorter than what was
         read), LogUnavailable (only without `follow`).
         """
-        rung = asyncio.Event()
-
-        async def ring(_: Msg) -> None:
-            rung.set()
-
-        doorbell = await self._client.subscribe(f"{COMMITTED_PREFIX}.>", cb=ring) if follow else None
-        try:
-            async with RangeReader(self._client, EVENTS_STREAM) as reader:
-                last = after_sequence
-                while True:
-                    rung.clear()
-                    run = await self._next_run(reader, last, batch, follow)
-                    for message in run:
-                        last = message.sequence
-                        yield message
-                    if run:
-                        continue
-                    if not follow:
-                        return
-                    if not rung.is_set():
-                        await _rung_within(rung, IDLE_CHECK_S)
-        finally:
-            if doorbell is not None and not self._client.is_closed:
-                await doorbell.unsubscribe()
-
-    async def _next_run(
-        self, reader: RangeReader, last: int, batch: int, follow: bool
-    ) -> list[StoredMessage]:
-        """The messages after `last`; [] when the leader has no more."""
-        failures = 0
-        while True:
-            try:
-                run = await reader.read(last + 1, batch, ATTEMPT_S)
-                for expected, message in enumerate(run, last + 1):
-                    if message.sequence != expected:
-                        raise Gap(f"sequence {expected} is missing: {message.sequence} follows")
-                if run:
-                    return run
-                head = await self.last_sequence()
-                if head == last:
-                    return []
-                failures += 1
-                if failures > PATIENCE and head < last:
-                    raise LogRolledBack(f"the log ends at {head}; {last} was read from it")
-                if failures > PATIENCE and await self._get({"seq": last + 1}) is None:
-                    raise Gap(f"sequence {last + 1} is missing: the log ends at {head}")
-                await asyncio.sleep(0.01 if failures < 20 else 0.1)
-            except LogUnavailable as away:
-                failures += 1
-                if not follow and failures >= 3:
-                    raise
-                log.warning("read_delayed", after=last, why=str(away))
-                await asyncio.sleep(min(0.05 * failures, 1.0))
+        return LogReader(self._client, self._get, self.last_sequence).read(after_sequence, follow, batch)
 
 
 class _Refused(LogUnavailable):
     """The server said no for a reason of its own (full disk, no quorum): not stored, worth a later try."""
-
-
-async def _rung_within(rung: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(rung.wait(), seconds)
-    except TimeoutError:
-        return
 
 
 def _decoded(message: StoredMessage) -> tuple[Recorded, ...]:
