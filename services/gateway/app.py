@@ -2,6 +2,7 @@
 nothing.
 """
 
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -34,7 +35,7 @@ from services.gateway.slots import Slots
 from services.gateway.state import Gateway
 from services.gateway.templates import Templates
 from services.log import CommitIdReused, EventLog, Gap, LogRolledBack, LogUnavailable, Writer
-from services.readmodel import ReadModel
+from services.readmodel import ReadModel, ReadModelAway
 from services.settings import Settings
 
 log = structlog.get_logger("gateway")
@@ -88,8 +89,10 @@ def create_app(settings: Settings) -> FastAPI:
     )
     for room in (openai, sessions, pools, nodes, keys, feed, health, page):
         app.include_router(room.router)
-    app.add_middleware(BoundedBody, max_bytes=settings.max_body_bytes, too_large=_too_large)
-    app.add_middleware(RequestId)
+    app.add_middleware(
+        BoundedBody, max_bytes=settings.max_body_bytes, too_large=_too_large, too_deep=_too_deep
+    )
+    app.add_middleware(RequestId, mistake=_mistake)
     _answer_refusals(app)
     return app
 
@@ -97,6 +100,14 @@ def create_app(settings: Settings) -> FastAPI:
 async def _too_large(scope: Scope, receive: Receive, send: Send) -> None:
     refusal = refusals.RequestTooLarge(headers={"connection": "close"})
     await problems.response(refusal, scope["path"])(scope, receive, send)
+
+
+async def _too_deep(scope: Scope, receive: Receive, send: Send) -> None:
+    await problems.response(refusals.InvalidJson(), scope["path"])(scope, receive, send)
+
+
+async def _mistake(scope: Scope, receive: Receive, send: Send) -> None:
+    await problems.response(refusals.InternalError(), scope["path"])(scope, receive, send)
 
 
 def _answer_refusals(app: FastAPI) -> None:
@@ -157,10 +168,10 @@ def _answer_refusals(app: FastAPI) -> None:
         log.error("database_failed", why=type(getattr(failure, "orig", failure)).__name__, away=away)
         return answer(request, refusals.ReadModelUnavailable())
 
-    @app.exception_handler(Exception)
-    async def bug(request: Request, failure: Exception) -> Response:
-        log.error("bug", exc_info=failure)
-        return answer(request, refusals.InternalError())
+    @app.exception_handler(ReadModelAway)
+    async def read_model_away(request: Request, failure: ReadModelAway) -> Response:
+        log.warning("read_model_away", why=str(failure)[:200])
+        return answer(request, refusals.ReadModelUnavailable())
 
 
 async def log_halted(request: Request, failure: Exception) -> Response:
@@ -177,7 +188,8 @@ def _first_error(failure: RequestValidationError) -> refusals.Problem:
     first = errors[0]
     if first["type"] == "json_invalid":
         return refusals.InvalidJson()
-    place = [str(step) for step in first["loc"] if step not in ("body", "query", "path", "header")]
+    named = [str(step) for step in first["loc"] if step not in ("body", "query", "path", "header")]
+    place = list(itertools.takewhile(lambda step: step != "str" and not set(step) & set("[("), named))
     return refusals.InvalidRequest(
         f"{'.'.join(place) or 'The body'}: {first['msg']}", param=".".join(place) or None
     )

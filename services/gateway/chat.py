@@ -9,7 +9,7 @@ import json
 import secrets
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from services.gateway.refusals import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from shard_runtime.messages import Sampling
@@ -18,18 +18,28 @@ MAX_STOPS = 4
 MAX_SEED = 2**63 - 1
 
 
+def _is_text(text: str) -> str:
+    """JSON can spell half a surrogate pair, which is no text and breaks every encoder behind us."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("is not valid Unicode")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_is_text)]
+
+
 class Part(BaseModel):
     """One piece of a message's content; only text is served."""
 
     type: str
-    text: str | None = None
+    text: Text | None = None
 
 
 class Message(BaseModel):
     """`developer` is another word for `system`."""
 
     role: str
-    content: str | list[Part] | None = None
+    content: Text | list[Part] | None = None
     tool_calls: list[Any] | None = None
 
 
@@ -52,7 +62,7 @@ class ChatRequest(BaseModel):
         },
     )
 
-    model: str = Field(min_length=1)
+    model: Text = Field(min_length=1)
     messages: list[Message] = Field(min_length=1, max_length=10_000)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -62,7 +72,7 @@ class ChatRequest(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=MAX_SEED)] | None = None
-    stop: str | list[str] | None = None
+    stop: Text | list[Text] | None = None
     n: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None

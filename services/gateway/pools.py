@@ -188,12 +188,16 @@ async def _receipt_key(here: Gateway, node_id: str) -> str:
 
 
 def shown_pool(here: Gateway, row: Row) -> Row:
-    """A pool's row as clients see it, with the chain that consents are bound to."""
+    """A pool's row as clients see it, with the chain that consents are bound to.
+
+    `shards` are those that serve; while none do, those of the plan.
+    """
     shown = {"pool_id": row["id"], **{key: value for key, value in row.items() if key != "id"}}
     shown["chain_id"] = here.settings.chain_id
-    if "shards" in row:
-        shown["shards"] = [
-            {**shard, "ready": shard["state"] == "ready", "failed": shard["error_code"]}
-            for shard in row["shards"]
-        ]
+    shown["shards"] = [_shard(one) for one in row["shards"] or row["planned_shards"]]
+    shown["planned_shards"] = [_shard(one) for one in row["planned_shards"]]
     return shown
+
+
+def _shard(row: Row) -> Row:
+    return {**row, "ready": row["state"] == "ready", "failed": row["error_code"]}

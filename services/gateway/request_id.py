@@ -7,6 +7,7 @@ import re
 import time
 from contextvars import ContextVar
 
+import orjson
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
@@ -28,10 +29,13 @@ def new_ulid() -> str:
 
 
 class RequestId:
-    """Takes `X-Request-Id` when it is 1..128 of [A-Za-z0-9._:-], else makes one; answers and logs it."""
+    """Takes `X-Request-Id` when it is 1..128 of [A-Za-z0-9._:-], else makes one; answers and logs it.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    What the routes did not expect is logged and answered by `mistake` (an ASGI app).
+    """
+
+    def __init__(self, app: ASGIApp, mistake: ASGIApp) -> None:
+        self.app, self.mistake = app, mistake
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,18 +57,25 @@ class RequestId:
 
         try:
             await self.app(scope, receive, with_id)
+        except Exception as bug:
+            log.error("bug", path=scope["path"], exc_info=bug)
+            if status:
+                raise
+            await self.mistake(scope, receive, with_id)
         finally:
             spent_ms = round((time.monotonic() - started) * 1000, 1)
             log.info("served", method=scope["method"], path=scope["path"], status=status, ms=spent_ms)
 
 
 class BoundedBody:
-    """Reads the body before the route does; more than `max_bytes` is answered by `too_large` (an ASGI
-    app).
+    """Reads the body before the route does.
+
+    More than `max_bytes` is answered by `too_large`, JSON nested without end by `too_deep` (both ASGI apps): a
+    library of ours lifts Python's recursion limit, so that the JSON parser would run off its stack.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, too_large: ASGIApp) -> None:
-        self.app, self.max_bytes, self.too_large = app, max_bytes, too_large
+    def __init__(self, app: ASGIApp, max_bytes: int, too_large: ASGIApp, too_deep: ASGIApp) -> None:
+        self.app, self.max_bytes, self.too_large, self.too_deep = app, max_bytes, too_large, too_deep
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -84,8 +95,22 @@ class BoundedBody:
             if size > self.max_bytes:
                 await self.too_large(scope, receive, send)
                 return
+        if _is_too_deep(b"".join(message.get("body", b"") for message in read)):
+            await self.too_deep(scope, receive, send)
+            return
 
         async def replay() -> Message:
             return read.pop(0) if read else await receive()
 
         await self.app(scope, replay, send)
+
+
+def _is_too_deep(body: bytes) -> bool:
+    """Whether the body is not JSON of at most 1024 levels (orjson's limit); looks only at what could be."""
+    if body.count(b"[") + body.count(b"{") <= 500:
+        return False
+    try:
+        orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return True
+    return False

@@ -135,11 +135,11 @@ def _cause(command_id: str) -> Cause:
 
 
 def shown_session(row: Row) -> Row:
-    """A session's row as clients see it."""
+    """A session's row as clients see it; one session alone also has its `request_list`."""
     shown = {"session_id": row["id"], **{key: value for key, value in row.items() if key != "id"}}
-    if isinstance(row.get("requests"), list):
-        shown["requests"] = [
+    if "request_list" in row:
+        shown["request_list"] = [
             {"request_id": one["id"], **{key: value for key, value in one.items() if key != "id"}}
-            for one in row["requests"]
+            for one in row["request_list"]
         ]
     return shown

@@ -62,9 +62,9 @@ def _load(directory: Path) -> Any:
 def _render(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[int, ...]:
     if not tokenizer.chat_template:
         text = "\n\n".join(message["content"] for message in messages)
-        return tuple(tokenizer(text)["input_ids"])
+        return tuple(tokenizer(text, verbose=False)["input_ids"])
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except TemplateError as refused:
         raise ChatTemplateRefused(f"The model's chat template says: {refused}") from refused
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
