@@ -7,8 +7,10 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 
-import aiohttp
+import msgspec
 import structlog
+
+from shard_runtime.loopback import Loopback, LoopbackError
 
 WAIT_MS = 20_000
 BUSY_POLL_S = 0.001
@@ -32,6 +34,11 @@ class MeshUnreachable(Exception):
     code = "mesh_unreachable"
 
 
+class _Topology(msgspec.Struct):
+    our_public_key: str
+    extensions: tuple[str, ...] | None = None
+
+
 class Axl:
     """One mesh node's API. `start` first; then `post` from the event loop and `run` as a task.
 
@@ -46,29 +53,29 @@ class Axl:
         self.count: Counter[str] = Counter()
         self._url = url.rstrip("/")
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self._session: aiohttp.ClientSession | None = None
         self._queues: dict[str, asyncio.Queue[bytes]] = {}
         self._senders: dict[str, asyncio.Task[None]] = {}
 
     async def start(self, wait_s: float = 15.0) -> None:
         """Learn the node's key and extensions. Raises MeshUnreachable when it stays silent for `wait_s`."""
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=300)
-        self._session = aiohttp.ClientSession(
-            connector=connector, headers=self._headers, skip_auto_headers=("User-Agent", "Accept-Encoding")
-        )
+        connection = Loopback(self._url, self._headers)
         deadline = asyncio.get_running_loop().time() + wait_s
-        while True:
-            try:
-                async with self._session.get(f"{self._url}/topology") as answer:
-                    answer.raise_for_status()
-                    topology = await answer.json(content_type=None)
-                self.peer_id = str(topology["our_public_key"]).lower()
-                self.waits = "recv_wait" in (topology.get("extensions") or ())
-                return
-            except (aiohttp.ClientError, TimeoutError, KeyError, ValueError) as failure:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise MeshUnreachable(f"{self._url}: {failure!r}") from failure
-                await asyncio.sleep(0.1)
+        try:
+            while True:
+                try:
+                    answer = await connection.request("GET", "/topology")
+                    if answer.status != 200:
+                        raise LoopbackError(f"/topology answered {answer.status}")
+                    topology = msgspec.json.decode(answer.body, type=_Topology)
+                    self.peer_id = topology.our_public_key.lower()
+                    self.waits = "recv_wait" in (topology.extensions or ())
+                    return
+                except (LoopbackError, msgspec.DecodeError) as failure:
+                    if asyncio.get_running_loop().time() > deadline:
+                        raise MeshUnreachable(f"{self._url}: {failure!r}") from failure
+                    await asyncio.sleep(0.1)
+        finally:
+            connection.close()
 
     def post(self, peer_id: str, message: bytes) -> None:
         """Queue a message. Each peer has its own queue and connection, so a slow one holds up no other."""
@@ -84,27 +91,23 @@ class Axl:
     async def run(self, on_message: OnMessage) -> None:
         """Receive for ever: waiting inside /recv when the node can, else polling, fast while busy."""
         pause_s = BUSY_POLL_S
-        url = f"{self._url}/recv?wait={WAIT_MS}" if self.waits else f"{self._url}/recv"
-        session, clock = self._open(), asyncio.get_running_loop().time
-        timeout = aiohttp.ClientTimeout(total=WAIT_MS / 1000 + 10)
+        path = f"/recv?wait={WAIT_MS}" if self.waits else "/recv"
+        clock, connection = asyncio.get_running_loop().time, Loopback(self._url, self._headers)
         heard = clock()
         while True:
             try:
-                async with session.get(url, timeout=timeout) as answer:
-                    message = await answer.read() if answer.status == 200 else b""
-                    sender = answer.headers.get("X-From-Peer-Id", "")
-                    if answer.status not in (200, 204):
-                        raise aiohttp.ClientError(f"/recv answered {answer.status}")
-                    empty = answer.status == 204
-            except (aiohttp.ClientError, TimeoutError) as failure:
+                answer = await connection.request("GET", path, timeout_s=WAIT_MS / 1000 + 10)
+                if answer.status not in (200, 204):
+                    raise LoopbackError(f"/recv answered {answer.status}")
+            except LoopbackError as failure:
                 self.count["recv_failed"] += 1
-                log.warning("mesh_recv_failed", error=repr(failure))
+                log.warning("mesh_recv_failed", error=str(failure))
                 await asyncio.sleep(LONGEST_PAUSE_S / 2)
                 continue
-            if not empty:
+            if answer.status == 200:
                 self.count["received"] += 1
                 heard = clock()
-                on_message(message, sender)
+                on_message(answer.body, answer.headers.get("x-from-peer-id", ""))
             elif not self.waits:
                 self.count["polls"] += 1
                 pause_s = BUSY_POLL_S if clock() - heard < BUSY_FOR_S else min(IDLE_POLL_S, pause_s * 1.5)
@@ -115,8 +118,6 @@ class Axl:
             task.cancel()
         await asyncio.gather(*self._senders.values(), return_exceptions=True)
         self._senders.clear()
-        if self._session is not None:
-            await self._session.close()
 
     async def drain(self, seconds: float) -> None:
         """Wait until everything posted has been handed to the mesh, or `seconds` have passed."""
@@ -126,37 +127,34 @@ class Axl:
             for wait in late:
                 wait.cancel()
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise MeshUnreachable("start() was not called")
-        return self._session
-
     async def _send_all(self, peer_id: str, queue: asyncio.Queue[bytes]) -> None:
-        headers = {"X-Destination-Peer-Id": peer_id, "Content-Type": "application/octet-stream"}
-        while True:
-            message = await queue.get()
-            try:
-                await self._send(headers, message)
-            finally:
-                queue.task_done()
+        connection = Loopback(self._url, self._headers)
+        header = f"X-Destination-Peer-Id: {peer_id}\r\n"
+        try:
+            while True:
+                message = await queue.get()
+                try:
+                    await self._send(connection, header, message)
+                finally:
+                    queue.task_done()
+        finally:
+            connection.close()
 
-    async def _send(self, headers: dict[str, str], message: bytes) -> None:
+    async def _send(self, connection: Loopback, header: str, message: bytes) -> None:
         pause_s = FIRST_PAUSE_S
-        timeout = aiohttp.ClientTimeout(total=SEND_TIMEOUT_S)
         for _ in range(TRIES):
             try:
-                async with self._open().post(
-                    f"{self._url}/send", data=message, headers=headers, timeout=timeout
-                ) as answer:
-                    if answer.status == 200:
-                        self.count["posted"] += 1
-                        return
-                    self.count["pushed_back" if answer.status == 503 else "unreachable"] += 1
-                    if answer.status not in (500, 502, 503, 504):
-                        log.error("mesh_send_refused", status=answer.status)
-                        break
-            except (aiohttp.ClientError, TimeoutError):
+                answer = await connection.request("POST", "/send", message, header, SEND_TIMEOUT_S)
+            except LoopbackError:
                 self.count["unreachable"] += 1
+            else:
+                if answer.status == 200:
+                    self.count["posted"] += 1
+                    return
+                self.count["pushed_back" if answer.status == 503 else "unreachable"] += 1
+                if answer.status not in (500, 502, 503, 504):
+                    log.error("mesh_send_refused", status=answer.status)
+                    break
             await asyncio.sleep(pause_s)
             pause_s = min(LONGEST_PAUSE_S, pause_s * 3)
         self.count["dropped"] += 1

@@ -295,7 +295,9 @@ async def serve(config: WorkerConfig) -> None:
         compute.close()
         if nc is not None:
             with contextlib.suppress(Exception):
-                await asyncio.wait_for(nc.drain(), 3)
+                await nc.flush(2)
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(nc.close(), 2)
     log.info("worker_stopped", node_id=config.node_id)
 
 
