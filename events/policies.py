@@ -69,6 +69,8 @@ def react(recorded: Recorded, view: View) -> tuple[Reaction, ...]:
             return tuple(_end_requests_on(recorded, view, "node_lost"))
         case pool.Planned() as plan:
             return _to_every_shard(recorded, view, plan, "load_slice")
+        case pool.EpochChanged():
+            return _unload_leavers(recorded, view)
         case pool.Retired():
             return _unload(recorded, view)
         case session.GenerationEnded():
@@ -105,6 +107,16 @@ def _unload(recorded: Recorded, view: View) -> tuple[Reaction, ...]:
     if not isinstance(state, pool.Closed) or state.last_plan is None:
         return ()
     return _to_every_shard(recorded, view, state.last_plan, "unload_slice")
+
+
+def _unload_leavers(recorded: Recorded, view: View) -> tuple[Reaction, ...]:
+    """Nodes that served the epoch before and have no part in the new one free its weights."""
+    state = view.pools.get(recorded.aggregate_id)
+    if not isinstance(state, pool.Forming) or state.replaced is None or state.serving is None:
+        return ()
+    stay = {shard.node_id for shard in state.serving.shards}
+    unloads = _to_every_shard(recorded, view, state.replaced, "unload_slice")
+    return tuple(item for item in unloads if isinstance(item, Dispatch) and item.node_id not in stay)
 
 
 def _end_requests_on(recorded: Recorded, view: View, error_code: str) -> Iterator[Reaction]:

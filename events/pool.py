@@ -179,7 +179,9 @@ class Absent:
 
 @dataclass(frozen=True)
 class Forming:
-    """Proposed; `plan` is the epoch being loaded, `serving` the one that answers requests."""
+    """Proposed; `plan` is the epoch being loaded, `serving` the one that answers requests, `replaced` the one
+    that answered before it.
+    """
 
     terms: Proposed
     members: frozenset[str] = frozenset()
@@ -187,6 +189,7 @@ class Forming:
     ready: frozenset[str] = frozenset()
     failed: frozenset[str] = frozenset()
     serving: Planned | None = None
+    replaced: Planned | None = None
 
 
 @dataclass(frozen=True)
@@ -282,7 +285,7 @@ def evolve(state: PoolState, event: PoolEvent) -> PoolState:
         case ShardFailed(_, node_id):
             return replace(state, failed=state.failed | {node_id})
         case Activated() | EpochChanged():
-            return replace(state, serving=state.plan)
+            return replace(state, serving=state.plan, replaced=state.serving)
         case Retired():
             return Closed(state.terms, state.plan)
         case _:
