@@ -205,7 +205,7 @@ class EventLog:
                 raise
             except LogUnavailable as away:
                 log.warning("append_unknown", subject=commit.subject, commit=commit.commit_id, why=str(away))
-                if asyncio.get_running_loop().time() >= deadline:
+                if self._client.is_closed or asyncio.get_running_loop().time() >= deadline:
                     raise
                 found = await self._found_anyway(commit, expected_sequence)
                 if found is not None:
@@ -298,7 +298,7 @@ class EventLog:
             try:
                 return await self._get(ask)
             except LogUnavailable:
-                if asyncio.get_running_loop().time() >= deadline:
+                if self._client.is_closed or asyncio.get_running_loop().time() >= deadline:
                     raise
                 await asyncio.sleep(0.05)
 
@@ -333,8 +333,8 @@ class EventLog:
     ) -> AsyncGenerator[StoredMessage, None]:
         """Every message after a sequence, in order and without holes; with `follow`, forever.
 
-        Outages are waited out when following. Raises Gap, LogRolledBack (the log is shorter than what was
-        read), LogUnavailable (only without `follow`).
+        Outages are waited out when following, unless the connection was closed for good. Raises Gap,
+        LogRolledBack (the log is shorter than what was read), LogUnavailable (only without `follow`).
         """
         return LogReader(self._client, self._get, self.last_sequence).read(after_sequence, follow, batch)
 

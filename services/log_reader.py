@@ -97,7 +97,7 @@ class LogReader:
                 await asyncio.sleep(0.01 if failures < 20 else 0.1)
             except LogUnavailable as away:
                 failures += 1
-                if not follow and failures >= 3:
+                if self._client.is_closed or (not follow and failures >= 3):
                     raise
                 log.warning("read_delayed", after=last, why=str(away))
                 await asyncio.sleep(min(0.05 * failures, 1.0))

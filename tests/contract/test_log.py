@@ -285,6 +285,24 @@ async def test_a_full_log_refuses_at_once() -> None:
             await asyncio.wait_for(log.append(opening("second", ulid(2)), 0), 2)
 
 
+async def test_a_closed_connection_ends_everything_at_once(server: NatsServer) -> None:
+    log = await log_of(server)
+
+    async def follow() -> None:
+        async for _ in log.read(0):
+            pass
+
+    following = asyncio.create_task(follow())
+    await log.append(opening(), 0)
+    await log._client.close()
+    with pytest.raises(LogUnavailable):
+        await asyncio.wait_for(following, 5)
+    with pytest.raises(LogUnavailable):
+        await asyncio.wait_for(log.append(opening("later", ulid(5)), 0), 1)
+    with pytest.raises(LogUnavailable):
+        await asyncio.wait_for(log.history("session", SESSION), 1)
+
+
 async def test_without_a_key_nothing_is_appended(server: NatsServer) -> None:
     with pytest.raises(LogReadOnly):
         await (await reader_of(server)).append(opening(), 0)
