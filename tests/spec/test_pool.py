@@ -59,7 +59,8 @@ def test_a_plan_needs_every_member_s_consent() -> None:
         (shard(1, 0, 5, 5000), shard(2, 4, 8, 5000)),
         (shard(1, 0, 5, 5000), shard(1, 5, 8, 5000)),
         (shard(1, 0, 5, 10_001), shard(2, 5, 8, -1)),
-        (shard(1, 0, 8, 10_000), shard(2, 8, 8, 0)),
+        (shard(1, 0, 8, 5000), shard(2, 8, 8, 5000)),
+        (shard(1, 0, 5, 10_000), shard(2, 5, 8, 0)),
     ],
     ids=[
         "empty",
@@ -72,6 +73,7 @@ def test_a_plan_needs_every_member_s_consent() -> None:
         "twice",
         "negative",
         "no layer",
+        "no share",
     ],
 )
 def test_a_plan_tiles_the_model_exactly(shards: tuple[pool.Shard, ...]) -> None:
