@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from services.settings import Settings
 from services.stack import register
+from services.stack.identity import lives
 
 
 class ModelNotFound(Exception):
@@ -29,7 +30,9 @@ class NoDatabase(Exception):
 def local_settings(base: Settings | None = None) -> Settings:
     """The settings with what is unset taken from the stack that runs in the state directory."""
     settings = base or Settings()
-    known = register.read(settings.state_dir).environment
+    record = register.read(settings.state_dir)
+    runs = any(entry.exit_status is None and lives(entry.identity) for entry in record.processes)
+    known = record.environment if runs else {}
     found: dict[str, Any] = {}
     if settings.gateway_url is None and "COMPUTEPOOL_GATEWAY_URL" in known:
         found["gateway_url"] = known["COMPUTEPOOL_GATEWAY_URL"]

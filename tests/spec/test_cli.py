@@ -105,7 +105,7 @@ def test_an_error_tells_what_it_came_from() -> None:
 
 
 def test_help_is_immediate(tmp_path: Path) -> None:
-    """The best of five, so that a busy machine does not decide; the goal is 0.3 s, with room for slow disks."""
+    """The best of five, so that a busy machine does not decide; the goal is 0.3 s, more on slow disks."""
     best = 9.0
     for _ in range(5):
         began = time.monotonic()
