@@ -227,7 +227,8 @@ class RangeReader:
             await self._client.publish(self._subject, msgspec.json.encode(ask), reply=self._reply)
             while self._status is None:
                 self._progress.clear()
-                await asyncio.wait_for(self._progress.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self._progress.wait()
         except (NatsError, OSError, TimeoutError) as away:
             raise LogUnavailable(f"{self._subject}: {away!r}") from away
         if self._status[0] not in ("204", "404"):

@@ -4,6 +4,7 @@ Knows nothing of what a message says. A hole is an error, never skipped; an outa
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import structlog
@@ -104,7 +105,6 @@ class LogReader:
 
 
 async def _rung_within(rung: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(rung.wait(), seconds)
-    except TimeoutError:
-        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await rung.wait()
