@@ -34,7 +34,7 @@ def metadata_of(schema: str) -> MetaData:
         _required("position", BigInteger, key=True),
         _required("kind", Text),
         _required("aggregate_id", Text),
-        _required("version", Integer),
+        _required("version", BigInteger),
         _required("type", Text),
         _required("time_unix_ms", BigInteger),
         _required("event_id", Text),

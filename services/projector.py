@@ -52,6 +52,7 @@ HALTS = (
     UnknownEventType,
     ProjectionBroken,
     GenerationOutdated,
+    UnicodeDecodeError,
     psycopg.IntegrityError,
     psycopg.DataError,
     psycopg.ProgrammingError,
@@ -249,7 +250,8 @@ async def run(settings: Settings) -> int:
     except asyncio.CancelledError:
         log.info("stopped")
     except HALTS as halted:
-        code = getattr(halted, "code", "projection_broken")
+        undecodable = isinstance(halted, UnicodeDecodeError)
+        code = getattr(halted, "code", "malformed_commit" if undecodable else "projection_broken")
         log.error("halted", code=code, why=str(halted).strip(), remedy=(type(halted).__doc__ or "").strip())
         status = EXIT_HALTED
     await client.close()

@@ -122,6 +122,7 @@ async def append_raw(around: Surroundings, payload: bytes) -> None:
     ("payload", "code"),
     [
         (b"not a commit", "malformed_commit"),
+        (b'[{"specversion":"\xed\xa0\x80"}]', "malformed_commit"),
         (
             b'[{"specversion":"1.0","id":"a","source":"s","type":"node.registered.v9",'
             b'"subject":"node/01k0000000000000000000000x","time":"2027-01-01T00:00:00Z",'
