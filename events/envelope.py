@@ -21,6 +21,8 @@ SUBJECT_PREFIX = "cp.events"
 CONTENT_TYPE = "application/cloudevents-batch+json"
 HEADER_WRITER = "cp-writer"
 HEADER_SIGNATURE = "cp-sig"
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
+"""What msgspec raises on bytes that are not the JSON it expects; on bytes that are not UTF-8, the latter."""
 MAX_EVENTS_PER_COMMIT = 256
 MAX_COMMIT_BYTES = 512 * 1024
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -189,7 +191,7 @@ def _checked(event: Event) -> bytes:
     data = msgspec.json.encode(event)
     try:
         _decoders[str(event.__struct_config__.tag)].decode(data)
-    except msgspec.DecodeError as broken:
+    except _UNREADABLE as broken:
         raise EventInvalid(f"{event.__struct_config__.tag}: {broken}") from broken
     return data
 
@@ -205,7 +207,7 @@ def decode_commit(
     kind, aggregate_id = aggregate_of(subject)
     try:
         batch = _batch.decode(payload)
-    except msgspec.DecodeError as broken:
+    except _UNREADABLE as broken:
         raise MalformedCommit(f"sequence {sequence}: {broken}") from broken
     if not 1 <= len(batch) <= MAX_EVENTS_PER_COMMIT:
         raise MalformedCommit(f"sequence {sequence}: {len(batch)} events")
@@ -257,7 +259,7 @@ def decode_event(name: str, data: bytes) -> Event:
         if name not in _decoders:
             raise UnknownEventType(name)
         return _decoders[name].decode(data)
-    except msgspec.DecodeError as broken:
+    except _UNREADABLE as broken:
         raise MalformedCommit(f"{name}: {broken}") from broken
 
 

@@ -5,6 +5,7 @@ Knows nothing of what is tested. With `auth` it runs the product's own generated
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -35,6 +36,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _die_with_parent() -> None:
+    """Linux: SIGKILL for the server when the test process dies, however it dies."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 @dataclass
 class NatsServer:
     """`url` to connect to; `settings` for `services.bus`; `access` when started with `auth`."""
@@ -63,7 +70,13 @@ class NatsServer:
         """Until the server accepts connections. Raises RuntimeError with its log when it does not."""
         with (self.directory / "server.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                str(BINARY), "-c", str(self._conf()), stdout=log, stderr=log, start_new_session=True
+                str(BINARY),
+                "-c",
+                str(self._conf()),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
             )
         deadline = asyncio.get_running_loop().time() + READY_S
         while True:

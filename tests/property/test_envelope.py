@@ -111,6 +111,13 @@ def test_garbage_is_malformed(garbage: bytes) -> None:
         decode_commit(subject_of("session", SESSION), 1, {}, garbage)
 
 
+@pytest.mark.parametrize("place", [b"key:1", b"session.opened.v1", b"correlation"])
+def test_bytes_that_are_not_utf_8_are_malformed(place: bytes) -> None:
+    payload = encode_commit("session", SESSION, 1, (opened(),), cause("x")).payload
+    with pytest.raises(MalformedCommit):
+        decode_commit(subject_of("session", SESSION), 1, {}, payload.replace(place, b"\xed\xa0\x80", 1))
+
+
 def altered(**changes: Any) -> bytes:
     commit = encode_commit("session", SESSION, 1, (opened(),), cause("x"))
     (item,) = json.loads(commit.payload)
