@@ -98,7 +98,7 @@ async def _until_usable(
         answer = await client.get(f"/nodes/{waiting[0]}")
         if answer.status_code == 200:
             found = answer.json()
-            if found.get("memory_bytes") and found["status"] == "active":
+            if found.get("memory_bytes") and found["status"] == "reachable":
                 gib = found["memory_bytes"] / 2**30
                 say(f"node {waiting.pop(0)}: {gib:.1f} GiB, {found['matmul_gflops']:.1f} GFLOP/s")
                 continue

@@ -16,7 +16,6 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.errors import TimeoutError as NatsTimeout
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import NotFoundError
 
@@ -27,7 +26,7 @@ from events.planning import Candidate, ModelDoesNotFit, plan_layers
 from events.policies import AdmitNode, Dispatch, Do, ExpelNode, Reaction, liveness, overdue, react
 from events.view import View
 from services import bus, control, dispatch, reports
-from services.access import NatsAccess
+from services.access import AccessInvalid, NatsAccess, ReloadFailed
 from services.handle import Handled, handle
 from services.log import EventLog, LogUnavailable, Writer
 from services.logging import configure
@@ -72,9 +71,7 @@ class Orchestrator:
             ):
                 self.view.apply(recorded)
                 if recorded.kind == "node":
-                    self.last_seen_unix_ms.setdefault(
-                        recorded.aggregate_id, max(started, recorded.time_unix_ms)
-                    )
+                    self._note_presence(recorded, started)
                 if message.sequence > cursor:
                     await self._carry_out(recorded, react(recorded, self.view))
             self.reacted = message.sequence
@@ -82,6 +79,14 @@ class Orchestrator:
                 self.moved.notify_all()
             if message.sequence >= head and not self.caught_up.is_set():
                 self._note_caught_up(message.sequence)
+
+    def _note_presence(self, recorded: Recorded, started_unix_ms: int) -> None:
+        """A node counts as seen when we began to listen; one that was lost before stays lost until it speaks."""
+        if isinstance(recorded.event, node.Lost) and recorded.time_unix_ms < started_unix_ms:
+            self.last_seen_unix_ms[recorded.aggregate_id] = recorded.event.last_seen_unix_ms
+        else:
+            seen = max(started_unix_ms, recorded.time_unix_ms)
+            self.last_seen_unix_ms.setdefault(recorded.aggregate_id, seen)
 
     def _note_caught_up(self, sequence: int) -> None:
         self.caught_up.set()
@@ -95,7 +100,10 @@ class Orchestrator:
                 try:
                     await self._carry_out_one(cause, reaction)
                     break
-                except (NatsError, LogUnavailable, OSError) as away:
+                except AccessInvalid as refused:
+                    log.error("reaction_refused", name=type(reaction).__name__, why=str(refused))
+                    break
+                except (NatsError, LogUnavailable, ReloadFailed, OSError) as away:
                     log.warning("reaction_delayed", name=type(reaction).__name__, why=repr(away))
                     await asyncio.sleep(pause_s)
                     pause_s = min(pause_s * 2, 5.0)
@@ -146,7 +154,7 @@ class Orchestrator:
         while True:
             try:
                 batch = await subscription.fetch(64, timeout=5)
-            except NatsTimeout:
+            except TimeoutError:
                 continue
             except NatsError as away:
                 log.warning("reports_delayed", why=repr(away))
