@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import sys
 from types import FrameType
 
@@ -20,13 +21,17 @@ log = structlog.get_logger("gateway")
 
 
 class Server(uvicorn.Server):
-    """Tells the application at once when it was asked to stop, so that streams end with a word."""
+    """Tells the application at once when it was asked to stop, so that streams end with a word.
+
+    The signal is not raised again at the end, as uvicorn does: a clean stop is exit code 0.
+    """
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         gateway = getattr(self.app.state, "gateway", None)
         if gateway is not None and self.loop is not None:
             self.loop.call_soon_threadsafe(gateway.stopping.set)
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         self.app = app

@@ -93,6 +93,8 @@ TABLE: dict[str, Answered] = {
     "not_the_payer": Answered(403, False),
     "not_the_entry": Answered(409, False),
     "request_already_ended": Answered(409, False),
+    "ending_inconsistent": Answered(409, False),
+    "event_invalid": Answered(400, False),
 }
 """The one table. A code that is not here may not leave the gateway (a test walks them all)."""
 

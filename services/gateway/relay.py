@@ -44,7 +44,7 @@ LOOK_S = 0.5
 """How often silence on the line is examined: is the ring still alive, is there time left."""
 REPORT_GRACE_S = 5.0
 """How long past its deadline the entry may still say how a generation ended."""
-STOPPING_GRACE_S = 10.0
+STOPPING_GRACE_S = 5.0
 """How long a running generation may go on once the gateway was asked to stop."""
 
 _tokens = msgspec.json.Decoder(messages.Tokens)
@@ -182,7 +182,8 @@ class Relay:
         while self.ended is None:
             self._check_stopping()
             try:
-                tokens = await asyncio.wait_for(self._queue.get(), LOOK_S)
+                async with asyncio.timeout(LOOK_S):
+                    tokens = await self._queue.get()
             except TimeoutError:
                 self._examine_silence()
                 if time.monotonic() - quiet_since >= keep_alive_s:

@@ -70,8 +70,9 @@ class RequestId:
 class BoundedBody:
     """Reads the body before the route does.
 
-    More than `max_bytes` is answered by `too_large`, JSON nested without end by `too_deep` (both ASGI apps): a
-    library of ours lifts Python's recursion limit, so that the JSON parser would run off its stack.
+    More than `max_bytes` is answered by `too_large`, JSON nested without end by `too_deep` (both ASGI
+    apps): a library of ours lifts Python's recursion limit, so that the JSON parser would run off its
+    stack.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, too_large: ASGIApp, too_deep: ASGIApp) -> None:

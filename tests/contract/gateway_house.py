@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ async def until(condition: Callable[[], Awaitable[bool]], within_s: float = DEAD
         await asyncio.sleep(0.05)
 
 
-Script = Callable[["Peer", messages.Generate, messages.SealedContent], Awaitable[None]]
+Script = Callable[["Peer", messages.Generate, messages.SealedContent], Coroutine[Any, Any, None]]
 
 
 @dataclass

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -12,10 +13,10 @@ import pytest_asyncio
 
 from services.gateway.chat import committed_text
 from shard_runtime import messages
-from tests.contract.gateway_house import House, Peer, form, house, until
+from tests.contract.gateway_house import House, Peer, Script, form, house, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-ASK = [{"role": "user", "content": "Tell me a story about a brave otter."}]
+ASK: Any = [{"role": "user", "content": "Tell me a story about a brave otter."}]
 TALE = ["Once ", "there was ", "an otter."]
 
 
@@ -29,9 +30,7 @@ class Stage:
     """What the entry peer does with the next generation; each test sets its own script."""
 
     def __init__(self) -> None:
-        self.script: Callable[[Peer, messages.Generate, messages.SealedContent], Awaitable[None]] = (
-            tells_a_tale
-        )
+        self.script: Script = tells_a_tale
 
     async def play(self, peer: Peer, command: messages.Generate, content: messages.SealedContent) -> None:
         await self.script(peer, command, content)
@@ -50,13 +49,13 @@ class World:
             http_client=httpx.AsyncClient(trust_env=False),
         )
 
-    async def session(self, session_id: str) -> dict[str, object]:
+    async def session(self, session_id: str) -> dict[str, Any]:
         async with self.built.client(self.key) as client:
             return dict((await client.get(f"/sessions/{session_id}")).json())
 
-    async def settled(self, session_id: str) -> dict[str, object]:
+    async def settled(self, session_id: str) -> dict[str, Any]:
         async def is_settled() -> bool:
-            return (await self.session(session_id))["status"] == "settled"
+            return bool((await self.session(session_id))["status"] == "settled")
 
         await until(is_settled)
         return await self.session(session_id)
@@ -103,7 +102,7 @@ async def test_one_answer_has_openais_shape_and_its_events_open_the_commitments(
     assert content.nonce == nonce
 
     session = await world.settled(raw.headers["x-computepool-session"])
-    [request] = session["request_list"]  # type: ignore[misc]
+    [request] = session["request_list"]
     assert request["request_id"] == raw.headers["x-computepool-request"]
     assert request["prompt_commitment"] == messages.commitment(nonce, committed_text(ASK))
     assert request["output_commitment"] == messages.commitment(nonce, "".join(TALE))
@@ -220,7 +219,7 @@ async def test_a_shard_lost_in_the_middle_is_an_error_event_and_no_done(world: W
 
     world.stage.script = fails
     stream = await world.openai.chat.completions.create(model="tales", messages=ASK, stream=True)
-    seen = []
+    seen: list[str | None] = []
 
     async def read() -> None:
         async for chunk in stream:
@@ -286,7 +285,7 @@ async def test_a_client_that_goes_away_cancels_its_generation_and_frees_the_slot
         await asyncio.gather(asking, return_exceptions=True)
     command = world.entry.generated[-1][0]
     session = await world.settled(command.session_id)
-    [request] = session["request_list"]  # type: ignore[misc]
+    [request] = session["request_list"]
     assert request["finish_reason"] == "cancelled"
 
     async def free() -> bool:
