@@ -106,9 +106,10 @@ class ProjectorProcess:
 
 
 @contextlib.asynccontextmanager
-async def surroundings() -> AsyncIterator[Surroundings]:
-    """Everything but the projector; all of it is removed afterwards."""
-    async with nats_server() as nats, database() as url:
+async def surroundings(url: str | None = None) -> AsyncIterator[Surroundings]:
+    """Everything but the projector, on its own database or on `url`; what it made is removed afterwards."""
+    given = database() if url is None else contextlib.nullcontext(url)
+    async with nats_server() as nats, given as url:
         settings = nats.settings.model_copy(update={"database_url": SecretStr(url)})
         client = await nats.connect("orchestrator")
         log = await EventLog.open(client, Writer.load(settings.seeds_dir / "orchestrator.nk"))

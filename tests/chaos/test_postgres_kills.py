@@ -1,0 +1,55 @@
+"""PostgreSQL itself killed under a working projector: it waits; nothing is lost, nothing is repeated."""
+
+import asyncio
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+from services.migrate import upgrade
+from services.projection_check import check
+from services.stack import postgres
+from tests.projecting import projecting, surroundings, until
+from tests.stories import Story
+
+KILLS = 3
+
+
+async def test_a_killed_database_is_waited_for_and_agrees_afterwards() -> None:
+    with tempfile.TemporaryDirectory(prefix="cp-pg-") as name:
+        Path(name).chmod(0o755)
+        data, log = Path(name) / "data", Path(name) / "log"
+        server = await postgres.start(data, log)
+        try:
+            await asyncio.to_thread(upgrade, server.url())
+            async with surroundings(server.url()) as around:
+                story = Story(41, strange=True)
+                last = await around.append(story.commits(50))
+                async with projecting(around) as projector:
+                    assert await around.rows.wait_for(last, 30)
+                    for kill in range(1, KILLS + 1):
+                        appending = asyncio.create_task(around.append(story.commits(150)))
+                        assert await around.rows.wait_for(last + 40, 30)
+                        os.kill(server.pid, signal.SIGKILL)
+                        await until(lambda: not server.alive())  # noqa: B023
+                        last = await appending
+                        await until(lambda: projector.said.count('"event": "waiting"') == kill)  # noqa: B023
+                        server = await started_again(data, log)
+                        assert await around.rows.wait_for(last, 60)
+                        checked = await check(around.settings)
+                        assert checked.differences == ()
+                        assert checked.sequence == last
+                    assert await projector.stop() == 0
+        finally:
+            if server.alive():
+                await server.stop(immediate=True)
+
+
+async def started_again(data: Path, log: Path) -> postgres.Postgres:
+    """Its children notice the killed parent a moment later; until then the data directory is still taken."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await postgres.start(data, log)
+            except postgres.PostgresFailed:
+                await asyncio.sleep(0.05)
