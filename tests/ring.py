@@ -216,9 +216,9 @@ class Ring:
         )  # fmt: skip
 
         def settled() -> bool:
-            loaded = self.said(SliceLoaded, pool_id=pool_id, epoch=epoch)
-            failed = self.said(SliceFailed, pool_id=pool_id, epoch=epoch)
-            return len({report.node_id for report in (*loaded, *failed)}) == len(chosen)
+            loaded = {report.node_id for report in self.said(SliceLoaded, pool_id=pool_id, epoch=epoch)}
+            failed = {report.node_id for report in self.said(SliceFailed, pool_id=pool_id, epoch=epoch)}
+            return len(loaded | failed) == len(chosen)
 
         await self.until(f"{len(cuts)} slices loaded", settled, 60)
         failed = self.said(SliceFailed, pool_id=pool_id, epoch=epoch)
@@ -427,7 +427,15 @@ async def ring(
             await orchestrator.jetstream().add_consumer(COMMANDS_STREAM, queue)
             await worker.start()
             stack.push_async_callback(worker.stop)
-        await running.until("all workers alive", lambda: len(running.alive) == n, 60)
+        up = asyncio.create_task(running.until("all workers alive", lambda: len(running.alive) == n, 90))
+        ends = [asyncio.create_task(worker.process.wait()) for worker in workers if worker.process]
+        await asyncio.wait({up, *ends}, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        if not up.done():
+            up.cancel()
+            raise AssertionError("a worker ended:\n" + "\n".join(w.log_text()[-1500:] for w in workers))
+        await up
         yield running
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shard_runtime.arrivals import END, FAIL, OPEN, Arrived, Confirmed, Event, Refused
 from shard_runtime.delivery import CREDITS, STRANGER_TTL_NS, Delivery
-from shard_runtime.frames import PART_BYTES, VERSION, Header, decode, digest_of, encode
+from shard_runtime.frames import PART_BYTES, VERSION, Header, Kind, decode, digest_of, encode
 from shard_runtime.messages import PlanMember
 from shard_runtime.plan import Plan
 
@@ -73,7 +73,7 @@ class Ring:
                     here.send("control", stage, event.rid, END, 0, "json", (2,), b"{}", self.now)
         elif isinstance(event, Arrived):
             self.computed[(me, event.rid)].append((event.step, bytes(event.payload)))
-            kind = "token" if here.plan.is_exit else "hidden"
+            kind: Kind = "token" if here.plan.is_exit else "hidden"
             result = bytes(event.payload)
             shape, to = (len(result),), here.plan.downstream
             here.send(kind, to, event.rid, event.step, event.n, "json", shape, result, self.now)
@@ -126,7 +126,14 @@ STEPS = st.lists(st.tuples(st.integers(1, 5), st.binary(max_size=12)), min_size=
     spread_ms=st.sampled_from([0, 30, 400]),
     requests=st.lists(STEPS, min_size=1, max_size=5),
 )
-def test_every_step_is_computed_once_and_in_order(stages, seed, loss, repeat, spread_ms, requests):
+def test_every_step_is_computed_once_and_in_order(
+    stages: int,
+    seed: int,
+    loss: float,
+    repeat: float,
+    spread_ms: int,
+    requests: list[list[tuple[int, bytes]]],
+) -> None:
     ring = Ring(stages, seed, loss, repeat, spread_ms)
     for number, steps in enumerate(requests):
         ring.begin(f"r{number}", steps)
@@ -136,7 +143,7 @@ def test_every_step_is_computed_once_and_in_order(stages, seed, loss, repeat, sp
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 1 << 32), requests=st.lists(STEPS, min_size=1, max_size=3))
-def test_damaged_frames_are_dropped_and_repeated(seed, requests):
+def test_damaged_frames_are_dropped_and_repeated(seed: int, requests: list[list[tuple[int, bytes]]]) -> None:
     ring = Ring(2, seed, 0.05, 0.0, 5, harm=0.2)
     for number, steps in enumerate(requests):
         ring.begin(f"r{number}", steps)
@@ -144,7 +151,7 @@ def test_damaged_frames_are_dropped_and_repeated(seed, requests):
     ring.check()
 
 
-def test_a_clean_mesh_costs_no_acknowledgement_per_token():
+def test_a_clean_mesh_costs_no_acknowledgement_per_token() -> None:
     ring = Ring(3, 1, 0, 0, 0)
     tokens = 50
     ring.begin("r", [(1, b"x")] * tokens)
@@ -154,7 +161,7 @@ def test_a_clean_mesh_costs_no_acknowledgement_per_token():
     assert ring.carried == 3 * tokens + per_request
 
 
-def test_tensors_of_many_parts_arrive_whole_over_a_bad_mesh():
+def test_tensors_of_many_parts_arrive_whole_over_a_bad_mesh() -> None:
     ring = Ring(2, 7, 0.2, 0.2, 50)
     big = random.Random(3).randbytes(PART_BYTES) * 2 + b"tail"
     ring.begin("r", [(9, big), (1, b"x")])
@@ -162,7 +169,7 @@ def test_tensors_of_many_parts_arrive_whole_over_a_bad_mesh():
     ring.check()
 
 
-def test_more_requests_than_credits_all_finish_without_waiting_for_timers():
+def test_more_requests_than_credits_all_finish_without_waiting_for_timers() -> None:
     ring = Ring(2, 5, 0, 0, 0)
     for number in range(3 * CREDITS):
         ring.begin(f"r{number}", [(1, b"x")] * 4)
@@ -202,7 +209,7 @@ def hidden(
         (b"noise", "01" * 32, "header_too_long"),
     ],
 )
-def test_what_does_not_belong_is_dropped_and_counted(raw, mesh_sender, reason):
+def test_what_does_not_belong_is_dropped_and_counted(raw: bytes, mesh_sender: str, reason: str) -> None:
     delivery = Delivery(plan(2, 1), lambda: 0)
     delivery.open("r", 0)
     assert delivery.receive(raw, mesh_sender, 0) == []
@@ -210,24 +217,25 @@ def test_what_does_not_belong_is_dropped_and_counted(raw, mesh_sender, reason):
     assert not delivery.outgoing
 
 
-def test_a_truncated_sender_of_a_stock_node_is_enough():
+def test_a_truncated_sender_of_a_stock_node_is_enough() -> None:
     delivery = Delivery(plan(2, 1), lambda: 0)
     delivery.open("r", 0)
     [event] = delivery.receive(hidden(0), "01" * 13 + "f" * 38, 0)
     assert isinstance(event, Arrived)
 
 
-def test_hidden_states_come_only_from_the_stage_before():
+def test_hidden_states_come_only_from_the_stage_before() -> None:
     delivery = Delivery(plan(3, 2), lambda: 0)
     delivery.open("r", 0)
     assert delivery.receive(hidden(0, stages=3, sender=0, to=2), "01" * 32, 0) == []
     assert delivery.count["wrong_stage"] == 1
 
 
-def test_a_repeated_step_is_answered_from_the_stored_result():
+def test_a_repeated_step_is_answered_from_the_stored_result() -> None:
     delivery = Delivery(plan(2, 1), lambda: 0)
     delivery.open("r", 0)
     [event] = delivery.receive(hidden(0), "01" * 32, 0)
+    assert isinstance(event, Arrived)
     delivery.send("token", 0, "r", event.step, 1, "int64", (1,), b"12345678", 0)
     delivery.outgoing.clear()
     assert delivery.receive(hidden(0, attempt=1), "01" * 32, 50 * MS) == []
@@ -237,7 +245,7 @@ def test_a_repeated_step_is_answered_from_the_stored_result():
     assert delivery.count["duplicate"] == 1
 
 
-def test_an_unknown_version_is_refused_by_name():
+def test_an_unknown_version_is_refused_by_name() -> None:
     delivery = Delivery(plan(2, 1), lambda: 0)
     raw = hidden(0).replace(b'"v":1', b'"v":9')
     assert delivery.receive(raw, "01" * 32, 0) == []
@@ -247,7 +255,7 @@ def test_an_unknown_version_is_refused_by_name():
     assert json.loads(bytes(decode(answer).payload)) == {"reason": "unknown_version", "speaks": [1]}
 
 
-def test_a_request_nobody_opened_is_refused_after_a_while():
+def test_a_request_nobody_opened_is_refused_after_a_while() -> None:
     delivery = Delivery(plan(2, 1), lambda: 0)
     delivery.receive(hidden(0), "01" * 32, 0)
     delivery.tick(STRANGER_TTL_NS + 1)
@@ -257,11 +265,12 @@ def test_a_request_nobody_opened_is_refused_after_a_while():
     assert delivery.quiet
 
 
-def test_control_frames_are_confirmed_with_words_and_repeats_hear_the_same():
+def test_control_frames_are_confirmed_with_words_and_repeats_hear_the_same() -> None:
     entry, exit_ = Delivery(plan(2, 0), lambda: 0), Delivery(plan(2, 1), lambda: 0)
     entry.send("control", 1, "r", END, 0, "json", (2,), b"{}", 0)
     [(_, raw)] = entry.outgoing
     [event] = exit_.receive(raw, "01" * 32, 0)
+    assert isinstance(event, Arrived)
     exit_.close("r")
     exit_.confirm(0, "r", event.step, b'{"ms":1}')
     exit_.receive(raw, "01" * 32, 0)
@@ -271,7 +280,7 @@ def test_control_frames_are_confirmed_with_words_and_repeats_hear_the_same():
     assert (exit_.count["duplicate"], entry.count["late_ack"]) == (1, 1)
 
 
-def test_a_stage_may_tell_the_entry_that_it_fails_and_nothing_else():
+def test_a_stage_may_tell_the_entry_that_it_fails_and_nothing_else() -> None:
     entry, exit_ = Delivery(plan(2, 0), lambda: 0), Delivery(plan(2, 1), lambda: 0)
     exit_.send("control", 0, "r", FAIL, 0, "json", (2,), b"{}", 0)
     exit_.send("control", 0, "r", END, 0, "json", (2,), b"{}", 0)
@@ -279,7 +288,7 @@ def test_a_stage_may_tell_the_entry_that_it_fails_and_nothing_else():
     assert [event.step for event in events if isinstance(event, Arrived)] == [FAIL]
 
 
-def test_an_ended_request_stays_ended():
+def test_an_ended_request_stays_ended() -> None:
     delivery = Delivery(plan(2, 1), lambda: 0)
     delivery.open("r", 0)
     delivery.close("r")

@@ -58,7 +58,15 @@ def code_or_payload(raw: bytes) -> str | bytes:
     names=st.tuples(st.text(min_size=1, max_size=20), st.text(min_size=1, max_size=20)),
     kind=st.sampled_from(["hidden", "token", "kv", "control", "ack", "nack"]),
 )
-def test_a_frame_comes_back_as_it_went(dtype, shape, fill, step, keys, names, kind):
+def test_a_frame_comes_back_as_it_went(
+    dtype: str,
+    shape: tuple[int, ...],
+    fill: bytes,
+    step: int,
+    keys: tuple[str, str],
+    names: tuple[str, str],
+    kind: str,
+) -> None:
     size = ITEM_BYTES[dtype]
     for dimension in shape:
         size *= dimension
@@ -72,21 +80,21 @@ def test_a_frame_comes_back_as_it_went(dtype, shape, fill, step, keys, names, ki
     assert bytes(frame.payload) == payload
 
 
-def test_bfloat16_specials_keep_their_bits():
+def test_bfloat16_specials_keep_their_bits() -> None:
     specials = struct.pack("<6H", 0x7FC1, 0xFFC0, 0x8000, 0x0000, 0x7F80, 0xFF80)  # NaNs, -0, 0, inf, -inf
     header = header_for(specials, dtype="bfloat16", shape=(1, 6))
     assert bytes(decode(encode(header, specials)).payload) == specials
 
 
 @given(st.binary(max_size=400))
-def test_noise_is_rejected_with_a_known_code(noise):
+def test_noise_is_rejected_with_a_known_code(noise: bytes) -> None:
     with pytest.raises(FrameRejected) as rejected:
         decode(noise)
     assert rejected.value.code in CODES
 
 
 @given(st.data())
-def test_a_damaged_frame_is_rejected_or_unchanged_in_meaning(data):
+def test_a_damaged_frame_is_rejected_or_unchanged_in_meaning(data: st.DataObject) -> None:
     payload = data.draw(st.binary(min_size=1, max_size=40))
     good = bytearray(encode(header_for(payload), payload))
     where = data.draw(st.integers(0, len(good) - 1))
@@ -106,7 +114,7 @@ JSON = st.recursive(
 
 
 @given(field=st.sampled_from(Header.__struct_encode_fields__), value=JSON)
-def test_any_json_in_any_field_is_a_frame_or_rejected(field, value):
+def test_any_json_in_any_field_is_a_frame_or_rejected(field: str, value: object) -> None:
     payload = b"x"
     fields = msgspec.to_builtins(header_for(payload)) | {field: value}
     raw = raw_frame(msgspec.json.encode(fields), payload)
@@ -134,7 +142,7 @@ def test_any_json_in_any_field_is_a_frame_or_rejected(field, value):
         ({"step": -(1 << 40)}, "bad_header"),
     ],
 )
-def test_each_lie_has_its_code(changes, code):
+def test_each_lie_has_its_code(changes: dict[str, object], code: str) -> None:
     payload = b"x"
     fields = msgspec.to_builtins(header_for(payload)) | changes
     with pytest.raises(FrameRejected) as rejected:
@@ -142,14 +150,14 @@ def test_each_lie_has_its_code(changes, code):
     assert rejected.value.code == code
 
 
-def test_a_frame_of_another_version_still_says_whom_to_answer():
+def test_a_frame_of_another_version_still_says_whom_to_answer() -> None:
     fields = msgspec.to_builtins(header_for(b"x")) | {"v": 7, "kind": "dream", "new_field": [1]}
     address = address_of(raw_frame(msgspec.json.encode(fields), b"whatever"))
     assert address is not None
     assert (address.from_, address.rid) == ("a" * 64, "r")
 
 
-def test_lies_about_size_allocate_nothing():
+def test_lies_about_size_allocate_nothing() -> None:
     lies = [
         struct.pack("<I", 0xFFFFFFFF) + b"{}",
         struct.pack("<I", MAX_HEADER_BYTES + 1) + b" " * 100,
@@ -168,7 +176,7 @@ def test_lies_about_size_allocate_nothing():
 
 
 @given(st.integers(0, 40 * PART_BYTES))
-def test_parts_cover_a_tensor_exactly(total):
+def test_parts_cover_a_tensor_exactly(total: int) -> None:
     parts = parts_of(total)
     sizes = [part_bytes(total, part) for part in range(parts)]
     assert sum(sizes) == total
