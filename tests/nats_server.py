@@ -5,7 +5,6 @@ Knows nothing of what is tested. With `auth` it runs the product's own generated
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
@@ -34,12 +33,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _die_with_parent() -> None:
-    """Linux: SIGKILL for the server when the test process dies, however it dies."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 @dataclass
@@ -76,7 +69,6 @@ class NatsServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
             )
         deadline = asyncio.get_running_loop().time() + READY_S
         while True:
