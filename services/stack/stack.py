@@ -15,16 +15,17 @@ from pathlib import Path
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from services import bus, credentials, migrate
+from services import bus, credentials, generations, migrate
 from services.access import NatsAccess
 from services.join import Endpoints, Joined, join, write_configs
 from services.log import ensure_streams
 from services.node_keys import NodeKeys
+from services.rebuild import rebuild
 from services.settings import Settings
 from services.stack import postgres, register
 from services.stack.node import ROOT as ROOT
 from services.stack.node import plain_environment, program, start_node
-from services.stack.process import Process, Running
+from services.stack.process import NotReady, Process, Running
 from services.stack.readiness import Probe, http, log_line
 from services.stack.supervisor import Supervisor, supervising
 
@@ -54,7 +55,7 @@ class Stack:
         gateway = f"{self.settings.public_url}/livez"
         async with asyncio.TaskGroup() as parts:
             parts.create_task(self.add(self._role("orchestrator", log_line('"event": ?"caught_up"'))))
-            parts.create_task(self.add(self._role("projector", log_line('"event": ?"following"'))))
+            parts.create_task(self._start_projector())
             parts.create_task(self.add(self._role("gateway", http(gateway))))
         self.supervisor.note_address("gateway", self.settings.public_url)
         self.supervisor.environment.update(client_environment(self.settings))
@@ -117,6 +118,18 @@ class Stack:
             self.supervisor.note_address("postgres", str(server.socket_dir))
             self.settings = self.settings.model_copy(update={"database_url": SecretStr(server.url())})
         await asyncio.to_thread(migrate.upgrade, database_url(self.settings))
+
+    async def _start_projector(self) -> None:
+        """A read model of other projections than this program's is rebuilt from the log first."""
+        projector = self._role("projector", log_line('"event": ?"following"'))
+        try:
+            await self.add(projector)
+        except NotReady as ended:
+            if generations.GenerationOutdated.code not in str(ended):
+                raise
+            self.supervisor.say("starting", "read model: rebuilding, since its projections have changed")
+            await rebuild(self.settings, lambda _: None)
+            await self.add(projector)
 
     def _role(self, name: str, ready: Probe) -> Process:
         argv = (sys.executable, "-m", f"services.{name}")

@@ -80,7 +80,7 @@ class Supervisor:
     async def start(self, spec: Process, *, wait: bool = True) -> Running:
         """Raises NotReady; the process stays recorded, so that it is stopped too."""
         earlier = self._held.get(spec.name)
-        if earlier and earlier.entry.exit_status is None:
+        if earlier and not self._note_exit(earlier) and earlier.entry.exit_status is None:
             raise NotReady(f"{spec.name} runs already (pid {earlier.entry.identity.pid})")
         mark = {STACK_MARK: str(self.state_dir.resolve())}
         running = await process.start(replace(spec, env={**spec.env, **mark}), self.logs)
