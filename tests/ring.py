@@ -5,10 +5,7 @@ Knows nothing of the gateway, the event log or Postgres: it speaks the worker's 
 
 import asyncio
 import contextlib
-import json
-import os
 import secrets
-import signal
 import socket
 import sys
 import tempfile
@@ -35,10 +32,8 @@ from shard_runtime.messages import (
     Alive,
     Cancel,
     Dtype,
-    FinishReason,
     Generate,
     GenerationEnded,
-    HopTiming,
     LoadSlice,
     PlanMember,
     Report,
@@ -58,107 +53,14 @@ from shard_runtime.messages import (
 )
 from shard_runtime.weights import manifest_of
 from tests.mesh_nodes import MeshNode, mesh
+from tests.outcome import Outcome
+from tests.worker_process import WorkerProcess
 
 R = TypeVar("R")
 
 
 def new_id() -> str:
     return str(ULID()).lower()
-
-
-@dataclass
-class Outcome:
-    """What a client saw of one request. `arrivals` are (monotonic seconds, token count) of each message."""
-
-    request_id: str
-    ids: list[int] = field(default_factory=list)
-    text: str = ""
-    finish_reason: FinishReason | None = None
-    error_code: str | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    hops: tuple[HopTiming, ...] = ()
-    asked_s: float = 0.0
-    nonce: str = ""
-    arrivals: list[tuple[float, int]] = field(default_factory=list)
-    last_messages: int = 0
-    """How often the end was said."""
-    faults: list[str] = field(default_factory=list)
-    """What broke the promise of `Tokens`: each number once, in order, nothing after the end."""
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def hear(self, tokens: Tokens) -> None:
-        self.last_messages += tokens.finish_reason is not None
-        if self.finish_reason is not None:
-            if tokens.finish_reason != self.finish_reason:
-                self.faults.append(f"{tokens.finish_reason} after {self.finish_reason}")
-            return
-        if tokens.index != len(self.ids) and tokens.finish_reason != "error":
-            self.faults.append(f"tokens from {tokens.index} on, after {len(self.ids)}")
-        self.ids += tokens.ids
-        self.text += tokens.text
-        self.arrivals.append((time.monotonic(), len(tokens.ids)))
-        if tokens.finish_reason is not None:
-            self.finish_reason, self.error_code = tokens.finish_reason, tokens.error_code
-            self.prompt_tokens, self.completion_tokens = tokens.prompt_tokens, tokens.completion_tokens
-            self.hops = tokens.hops
-            self.over.set()
-        self.changed.set()
-
-    async def tokens(self, count: int, deadline_s: float = 30.0) -> None:
-        """Wait until `count` tokens have come."""
-        async with asyncio.timeout(deadline_s):
-            while len(self.ids) < count and self.finish_reason is None:
-                self.changed.clear()
-                await self.changed.wait()
-
-
-@dataclass
-class WorkerProcess:
-    """One `python -m shard_runtime.worker` and the mesh node it talks to."""
-
-    node_id: str
-    mesh_node: MeshNode
-    home: Path
-    seal_key: X25519PrivateKey
-    config: dict[str, Any]
-    process: asyncio.subprocess.Process | None = None
-
-    @property
-    def seal_public(self) -> str:
-        return self.seal_key.public_key().public_bytes_raw().hex()
-
-    @property
-    def pid(self) -> int:
-        assert self.process is not None
-        return self.process.pid
-
-    async def start(self) -> None:
-        config = self.home / "worker.json"
-        config.write_text(json.dumps(self.config))
-        with (self.home / "worker.log").open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "shard_runtime.worker", "--config", str(config),
-                stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""},
-            )  # fmt: skip
-
-    async def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal and wait for the end; the exit code."""
-        assert self.process is not None
-        if self.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(number)
-        try:
-            return await asyncio.wait_for(self.process.wait(), 20)
-        except TimeoutError:
-            self.process.kill()
-            await self.process.wait()
-            raise
-
-    def log_text(self) -> str:
-        return (self.home / "worker.log").read_text(errors="replace")
 
 
 @dataclass

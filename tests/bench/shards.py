@@ -19,7 +19,8 @@ from tests.bench.hops import measure_hops
 from tests.bench.memory import measure_memory
 from tests.bench.reference import Reference
 from tests.exact.models import make_model
-from tests.ring import Outcome, Ring, ring
+from tests.outcome import Outcome
+from tests.ring import Ring, ring
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS, TOKENS = 7, 64

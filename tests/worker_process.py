@@ -1,0 +1,62 @@
+"""One real worker process for tests; knows nothing of rings or of what the worker is told."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from tests.mesh_nodes import MeshNode
+
+
+@dataclass
+class WorkerProcess:
+    """One `python -m shard_runtime.worker` and the mesh node it talks to."""
+
+    node_id: str
+    mesh_node: MeshNode
+    home: Path
+    seal_key: X25519PrivateKey
+    config: dict[str, Any]
+    process: asyncio.subprocess.Process | None = None
+
+    @property
+    def seal_public(self) -> str:
+        return self.seal_key.public_key().public_bytes_raw().hex()
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    async def start(self) -> None:
+        config = self.home / "worker.json"
+        config.write_text(json.dumps(self.config))
+        with (self.home / "worker.log").open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "shard_runtime.worker", "--config", str(config),
+                stdout=log, stderr=log, start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""},
+            )  # fmt: skip
+
+    async def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end; the exit code."""
+        assert self.process is not None
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+        try:
+            return await asyncio.wait_for(self.process.wait(), 20)
+        except TimeoutError:
+            self.process.kill()
+            await self.process.wait()
+            raise
+
+    def log_text(self) -> str:
+        return (self.home / "worker.log").read_text(errors="replace")
