@@ -39,6 +39,9 @@ ROLES = ("system", "admin", "gateway", "orchestrator", "projector", "auditor")
 CONF_FILE = "nats.conf"
 ACCOUNTS_FILE = "accounts.conf"
 WORKERS_FILE = "workers.json"
+WRITERS_FILE = "writers.json"
+"""Public key to the event kinds it may write: what an auditor is given beside the log. No secret."""
+WRITERS = {"gateway": ("session",), "orchestrator": ("node", "pool", "session")}
 
 _NODE_ID = re.compile(r"^[0-9a-z]{26}$")
 _TOKEN = re.compile(r"^[A-Za-z0-9_-]+$")
@@ -291,6 +294,8 @@ class NatsAccess:
         self.conf_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         keys = {role: public_key(kept_seed(self.seed_path(role))) for role in ROLES}
         _replace(self.conf_dir / ACCOUNTS_FILE, accounts_conf(keys, self.workers()))
+        writers = {keys[role]: kinds for role, kinds in WRITERS.items()}
+        _replace(self.conf_dir / WRITERS_FILE, json.dumps(writers, indent=1) + "\n")
 
     def seed_path(self, role: str) -> Path:
         return self.seeds_dir / f"{role}.nk"

@@ -23,6 +23,7 @@ from events.envelope import Recorded
 from services import bus, credentials
 from services.local_pool import form_pool, rest
 from services.log import EventLog
+from services.log_audit import audit_log
 from services.logging import configure
 from services.projection_check import check
 from services.settings import Settings
@@ -169,6 +170,14 @@ async def _talk_and_prove(
         "the read model equals a fresh replay of the log",
         checked.rows > 0 and not checked.differences,
         f"{checked.rows} rows at sequence {checked.sequence}; {checked.differences[:3] or 'no difference'}",
+    )
+    report = await audit_log(stack.settings)
+    claims.check(
+        "the auditor finds nothing wrong in the log: order, versions, ids, signatures, writers",
+        report.events > 0 and report.sound,
+        f"{report.events} events, Merkle root {report.root[:16]}…"
+        if report.sound
+        else str(report.findings[:3]),
     )
     alone = await _single_process(model_dir)
     claims.check(

@@ -81,7 +81,7 @@ class Orchestrator:
                 self._note_caught_up(message.sequence)
 
     def _note_presence(self, recorded: Recorded, started_unix_ms: int) -> None:
-        """A node counts as seen when we began to listen; one that was lost before stays lost until it speaks."""
+        """Nodes count as seen when we began to listen; one lost before stays lost until it speaks."""
         if isinstance(recorded.event, node.Lost) and recorded.time_unix_ms < started_unix_ms:
             self.last_seen_unix_ms[recorded.aggregate_id] = recorded.event.last_seen_unix_ms
         else:
