@@ -2,9 +2,10 @@
 nothing.
 """
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import structlog
@@ -25,7 +26,7 @@ from services.control import OrchestratorAway
 from services.credentials import Credentials, engine_of
 from services.database import database_url
 from services.gateway import feed, health, keys, nodes, openai, page, pools, problems, refusals, sessions
-from services.gateway.gone import ClientGone
+from services.gateway.gone import ClientGone, cancel_all
 from services.gateway.heartbeats import Heartbeats
 from services.gateway.idempotency import Idempotency
 from services.gateway.metrics import Metrics
@@ -72,10 +73,12 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.gateway = await open_gateway(settings)
+        warming = asyncio.create_task(_warm(app.state.gateway))
         log.info("ready")
         try:
             yield
         finally:
+            await cancel_all(warming)
             await app.state.gateway.close()
             log.info("stopped")
 
@@ -95,6 +98,16 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestId, mistake=_mistake)
     _answer_refusals(app)
     return app
+
+
+async def _warm(here: Gateway) -> None:
+    """Tokenizers of what is served already, so that no request waits for them."""
+    models: list[str] = []
+    with suppress(ReadModelAway):
+        models = [
+            row["model"] for row in (await here.rows.pools(None, 100)).items if row["status"] == "active"
+        ]
+    await here.templates.warm(models)
 
 
 async def _too_large(scope: Scope, receive: Receive, send: Send) -> None:

@@ -67,6 +67,12 @@ class RequestId:
             log.info("served", method=scope["method"], path=scope["path"], status=status, ms=spent_ms)
 
 
+_DRAINED = 8
+"""So many times the allowed size is read and thrown away: a client that still sends can't read the
+refusal.
+"""
+
+
 class BoundedBody:
     """Reads the body before the route does.
 
@@ -82,20 +88,17 @@ class BoundedBody:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > self.max_bytes:
-            await self.too_large(scope, receive, send)
-            return
         read: list[Message] = []
         size, more = 0, True
-        while more:
+        while more and size <= _DRAINED * self.max_bytes:
             message = await receive()
-            read.append(message)
-            size += len(message.get("body", b""))
             more = message["type"] == "http.request" and message.get("more_body", False)
-            if size > self.max_bytes:
-                await self.too_large(scope, receive, send)
-                return
+            size += len(message.get("body", b""))
+            if size <= self.max_bytes:
+                read.append(message)
+        if size > self.max_bytes:
+            await self.too_large(scope, receive, send)
+            return
         if _is_too_deep(b"".join(message.get("body", b"") for message in read)):
             await self.too_deep(scope, receive, send)
             return

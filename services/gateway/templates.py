@@ -39,6 +39,15 @@ class Templates:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._one_thread, _render, tokenizer, list(messages))
 
+    async def warm(self, models: Sequence[str]) -> None:
+        """Load ahead of the first request; what can't be loaded is only logged."""
+        await asyncio.to_thread(_import)
+        for model in models:
+            try:
+                await self.tokenizer(model)
+            except ModelUnreadable as broken:
+                log.warning("tokenizer_not_loaded", model=model, why=str(broken))
+
     async def tokenizer(self, model: str) -> Any:
         """Loads it at the first call; later calls, also at once, share that load. Raises ModelUnreadable."""
         directory = find_model(model, self.model_dirs)
@@ -49,6 +58,12 @@ class Templates:
         except (OSError, ValueError) as broken:
             self._loading.pop(directory, None)
             raise ModelUnreadable(f"{directory.name} has no tokenizer that loads: {broken}") from broken
+
+
+def _import() -> None:
+    import transformers
+
+    transformers.AutoTokenizer  # noqa: B018  (the name itself is imported late, and takes seconds)
 
 
 def _load(directory: Path) -> Any:

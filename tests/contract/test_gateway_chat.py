@@ -187,7 +187,7 @@ async def test_bad_requests_are_named_in_openais_envelope_and_hold_no_slot(
 
 async def test_oversized_and_broken_json_are_refused(world: World) -> None:
     async with world.built.client(world.key) as client:
-        large = await client.post("/v1/chat/completions", content=b'{"model": "' + b"x" * 2_000_000 + b'"}')
+        large = await client.post("/v1/chat/completions", content=b'{"model": "' + b"x" * 5_000_000 + b'"}')
         broken = await client.post(
             "/v1/chat/completions", content=b'{"model"', headers={"content-type": "application/json"}
         )

@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import shutil
-import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import pytest_asyncio
 from events.registration import registration
 from services.node_keys import MESH_KEY_FILE, NodeKeys
 from shard_runtime import messages
-from tests.contract.gateway_house import House, Peer, form, house, until
+from tests.contract.gateway_house import House, Peer, form, house
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 DOCS = Path(__file__).parents[2] / "docs"
@@ -307,63 +306,3 @@ async def test_the_page_needs_nothing_from_elsewhere(world: World) -> None:
     for name in re.findall(r"`(computepool_\w+)`", (DOCS / "api.md").read_text()):
         assert name in metrics
     assert missing.json()["code"] == "route_not_found"
-
-
-async def parts(world: World) -> dict[str, Any]:
-    async with world.built.client(None) as client:
-        return dict((await client.get("/readyz")).json())
-
-
-async def test_z1_readiness_names_the_shard_and_the_part_that_are_away(world: World) -> None:
-    async def well() -> bool:
-        return bool((await parts(world))["ready"])
-
-    await until(well)
-    await world.peer.leave()
-
-    async def shard_named() -> bool:
-        found = await parts(world)
-        return found["failing"] == ["pools"] and world.peer.node_id in str(found["parts"]["pools"])
-
-    await until(shard_named)
-    async with world.built.client(world.own) as client:
-        refused = await client.post("/v1/chat/completions", json={"model": "tales", "messages": ASK})
-    assert refused.json()["error"]["code"] == "pool_unavailable"
-    assert await world.built.services["orchestrator"].stop() == 0
-
-    async def orchestrator_named() -> bool:
-        return "orchestrator" in (await parts(world))["failing"]
-
-    await until(orchestrator_named)
-    async with world.built.client() as client:
-        away = await client.post("/pools", json={"name": "x", "model": "tales", "weights_digest": "00" * 32})
-    assert away.status_code == 503
-    assert away.json()["code"] == "orchestrator_away"
-
-
-async def test_z2_a_stopping_gateway_tells_its_streams_and_ends_in_time(world: World) -> None:
-    async def never_ends(peer: Peer, command: messages.Generate, content: messages.SealedContent) -> None:
-        await peer.say(command, 0, "Once ", ids=(0,))
-
-    await world.built.start("orchestrator")
-    world.peer.script = never_ends
-    await world.peer.connect()
-
-    async def well() -> bool:
-        return bool((await parts(world))["ready"])
-
-    await until(well)
-    gateway = world.built.services["gateway"]
-    body = {"model": "tales", "messages": ASK, "stream": True}
-    seen: list[str] = []
-    async with (
-        world.built.client(world.own) as client,
-        client.stream("POST", "/v1/chat/completions", json=body) as answer,
-    ):
-        async for line in answer.aiter_lines():
-            seen.append(line)
-            if "Once" in line:
-                gateway.process.send_signal(signal.SIGTERM)
-    assert '"code":"gateway_stopping"' in "".join(seen)
-    assert "[DONE]" not in "".join(seen)
-    assert await gateway.stop() == 0
