@@ -98,7 +98,7 @@ class House:
             .jetstream()
             .pull_subscribe_bind(consumer, stream=messages.COMMANDS_STREAM)
         )
-        found = []
+        found: list[messages.Command] = []
         while len(found) < count:
             for message in await subscription.fetch(count - len(found), timeout=10):
                 found.append(messages.decode_command(message.data))

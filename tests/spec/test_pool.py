@@ -13,7 +13,7 @@ SHARDS = (shard(1, 0, 5, 6250), shard(2, 5, 8, 3750))
 PLAN = pool.Planned(1, SHARDS, "why")
 READY = tuple(pool.ShardReady(1, ulid(n), 100) for n in (1, 2))
 FORMED = (TERMS, ONE, TWO, PLAN)
-SERVING = (*FORMED, *READY, pool.Activated(1))
+SERVING: tuple[pool.PoolEvent, ...] = (*FORMED, *READY, pool.Activated(1))
 
 
 def confirm(number: int, epoch: int = 1, weights: str = TERMS.weights_digest) -> pool.ConfirmShard:
@@ -98,6 +98,7 @@ def test_a_second_epoch_changes_over_when_it_is_loaded() -> None:
 
 def test_until_it_is_loaded_the_old_epoch_serves() -> None:
     state = decider.fold((*SERVING, pool.Planned(2, SHARDS, "")))
+    assert isinstance(state, pool.Forming)
     assert state.serving == PLAN
     assert state.ready == frozenset()
 
