@@ -203,6 +203,8 @@ def train(recipe: Recipe, where: Path, *, start: Path | None, check_every: int) 
         tokenizer, model = train_tokenizer(recipe), untrained_model(recipe)
     else:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(start, local_files_only=True)
+        for how_loaded in ("is_local", "local_files_only"):  # else these would be saved with the tokenizer
+            tokenizer.init_kwargs.pop(how_loaded, None)
         model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32, local_files_only=True).train()
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers." in name]
     others = [p for name, p in model.named_parameters() if not (p.ndim == 2 and "layers." in name)]
