@@ -37,9 +37,9 @@ POOL = "tales"
 LABELS = ("north", "south")
 MAX_TOKENS = 160
 PROMPTS = (
-    "Tell me a story about a brave fox called Mira who finds an old key.",
-    "Tell me a story about a tired baker called Tom who is lost in the forest.",
-    "Tell me a story about a small boat called Luna in a storm.",
+    "Tell me a story about a brave fox named Mira.",
+    "Write a short story about a shy otter named Pim.",
+    "What happened when an old kettle lost a brass key?",
 )
 
 

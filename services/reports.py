@@ -40,7 +40,7 @@ def command_of(subject: str, report: messages.Report, at_unix_ms: int) -> Do | N
                 report.finish_reason,
                 report.prompt_tokens,
                 report.completion_tokens,
-                report.output_commitment,
+                report.output_commitment or None,
                 report.error_code,
             )
             command = session.EndGeneration(ended, reported_by=report.node_id)

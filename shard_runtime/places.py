@@ -14,7 +14,7 @@ import msgspec
 from shard_runtime.answering import Answering, Open
 from shard_runtime.axl import Axl
 from shard_runtime.compute import ComputeThread
-from shard_runtime.frames import FrameRejected, address_of, decode
+from shard_runtime.frames import VERSION, FrameRejected, Header, address_of, decode, digest_of, encode
 from shard_runtime.journal import Journal
 from shard_runtime.kv import KvPool
 from shard_runtime.messages import LoadSlice, PlanMember
@@ -140,6 +140,7 @@ class Places:
         ):
             return old
         plan = _plan(command, self._around.node_id, self._around.axl.peer_id)
+        self._knock(plan)
         begun = time.monotonic()
         mine = plan.members[plan.me]
         kept = old is not None and _same_weights(old.command, command, self._around.node_id)
@@ -157,6 +158,19 @@ class Places:
         self._places[command.pool_id] = place
         await self._remember()
         return place
+
+    def _knock(self, plan: Plan) -> None:
+        """Let the mesh find its path to a neighbour while weights are read: an acknowledgement of nothing.
+
+        Only towards later stages: a path takes the mesh longer when both ends look for it at once.
+        """
+        for stage in {plan.upstream, plan.downstream}:
+            if stage > plan.me:
+                header = Header(
+                    VERSION, "ack", plan.pool_id, plan.epoch, "path", 0, 0, 0, plan.my_key, plan.key(stage),
+                    "json", (0,), 0, 1, digest_of(b""), time.time_ns(), 0,
+                )  # fmt: skip
+                self._around.axl.post(plan.key(stage), encode(header, b""))
 
     def _read(self, command: LoadSlice, mine: PlanMember, kept: Slice | None) -> tuple[Path, Slice]:
         model_dir = resolve_model(command.model, self._around.model_dirs, self._around.allow_hub)

@@ -259,6 +259,23 @@ async def test_only_the_entry_nodes_report_ends_a_request_and_it_settles_once(ho
     assert "not_the_entry" in text
 
 
+async def test_a_refused_generation_ends_its_request_without_a_commitment(house: House) -> None:
+    await house.active_pool()
+    await start_request(house)
+    refused = msgspec.structs.replace(
+        ended(1, ulid(1)),
+        finish_reason="error",
+        error_code="seal_broken",
+        completion_tokens=0,
+        output_commitment="",
+    )
+    await house.report(1, refused)
+    settled = ["opened", "request_started", "generation_ended", "settled"]
+    await house.until_types("session", SESSION, [f"session.{name}.v1" for name in settled])
+    end = (await house.log.history("session", SESSION)).recorded[2].event
+    assert (end.error_code, end.output_commitment) == ("seal_broken", None)
+
+
 async def test_silence_loses_a_node_ends_its_requests_and_a_heartbeat_brings_it_back(house: House) -> None:
     await house.active_pool()
     await start_request(house)
