@@ -68,6 +68,7 @@ async def propose(body: Propose, request: Request, here: Here, who: Operator) ->
             raise PoolNameTaken(f"Pool {taken['id']} has the name {body.name!r}.", param="name")
         proposed = await asyncio.to_thread(_proposed, body, here.settings.model_dirs)
         answer = await command(here, control.ProposePool(attempt.ulid, proposed), attempt.command_id)
+        here.templates.warm_soon(body.model)
         shown = {"pool_id": attempt.ulid, "position": answer.sequence, "proposed": _plain(proposed)}
         return Answer(shown, 201)
 

@@ -27,8 +27,9 @@ class Templates:
 
     model_dirs: tuple[Path, ...]
     _one_thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "tokenizer"))
-    """A fast tokenizer refuses to be used by two threads at once."""
-    _loading: dict[Path, "asyncio.Task[Any]"] = field(default_factory=dict)
+    """A fast tokenizer, and the library's late imports, refuse to be used by two threads at once."""
+    _warming: set["asyncio.Task[None]"] = field(default_factory=set)
+    _loading: dict[Path, "asyncio.Future[Any]"] = field(default_factory=dict)
 
     async def token_ids(self, model: str, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
         """The prompt of a chat. A model without a template gets the contents, joined by blank lines.
@@ -41,18 +42,25 @@ class Templates:
 
     async def warm(self, models: Sequence[str]) -> None:
         """Load ahead of the first request; what can't be loaded is only logged."""
-        await asyncio.to_thread(_import)
+        await asyncio.get_running_loop().run_in_executor(self._one_thread, _import)
         for model in models:
             try:
                 await self.tokenizer(model)
             except ModelUnreadable as broken:
                 log.warning("tokenizer_not_loaded", model=model, why=str(broken))
 
+    def warm_soon(self, model: str) -> None:
+        """As `warm`, in the background: a pool that was just proposed will be asked soon."""
+        task = asyncio.create_task(self.warm([model]))
+        self._warming.add(task)
+        task.add_done_callback(self._warming.discard)
+
     async def tokenizer(self, model: str) -> Any:
         """Loads it at the first call; later calls, also at once, share that load. Raises ModelUnreadable."""
         directory = find_model(model, self.model_dirs)
         if directory not in self._loading:
-            self._loading[directory] = asyncio.create_task(asyncio.to_thread(_load, directory))
+            loop = asyncio.get_running_loop()
+            self._loading[directory] = loop.run_in_executor(self._one_thread, _load, directory)
         try:
             return await asyncio.shield(self._loading[directory])
         except (OSError, ValueError) as broken:

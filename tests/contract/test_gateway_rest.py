@@ -88,7 +88,8 @@ async def test_the_authorisation_matrix_holds_on_every_route(world: World, crede
             where = f"{credential}: {method} {path} -> {status} {code}"
             if cells[credential] == "yes":
                 assert status not in (401, 403), where
-                assert status < 500, where
+                # A plan (the operator may make one) needs a heartbeat until every shard is known to be ready.
+                assert status < 500 or route == "/readyz", where
                 assert code != "session_unknown", where
             else:
                 assert status == int(cells[credential]), where
