@@ -6,6 +6,8 @@ there.
 """
 
 import asyncio
+import re
+import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -71,13 +73,16 @@ class Templates:
 def _import() -> None:
     import transformers
 
-    transformers.AutoTokenizer  # noqa: B018  (the name itself is imported late, and takes seconds)
+    transformers.PreTrainedTokenizerFast  # noqa: B018  (the name itself is imported late)
 
 
 def _load(directory: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    loaded = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+    """By the generic class when `tokenizer.json` says it all: AutoTokenizer brings torch in."""
+    if (directory / "tokenizer.json").is_file():
+        from transformers import PreTrainedTokenizerFast as Kind
+    else:
+        from transformers import AutoTokenizer as Kind
+    loaded = Kind.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     log.info("tokenizer_loaded", model=directory.name)
     return loaded
 
@@ -86,8 +91,37 @@ def _render(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[int, ...]:
     if not tokenizer.chat_template:
         text = "\n\n".join(message["content"] for message in messages)
         return tuple(tokenizer(text, verbose=False)["input_ids"])
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    if any(token in message["content"] for token in special for message in messages):
+        return _render_apart(tokenizer, messages)
+    return _encode(tokenizer, _templated(tokenizer, messages))
+
+
+def _render_apart(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[int, ...]:
+    """For contents that spell a control token such as the end of a turn: there they are plain characters.
+
+    The template is rendered around placeholders, and each content is encoded with control tokens off.
+    """
+    mark = secrets.token_hex(16)
+    held = [{**message, "content": f"{mark}{n:06d}"} for n, message in enumerate(messages)]
+    pieces = re.split(f"{mark}([0-9]{{6}})", _templated(tokenizer, held))
+    ids: list[int] = []
+    for place, piece in enumerate(pieces):
+        content = place % 2 == 1
+        text = messages[int(piece)]["content"] if content else piece
+        ids += _encode(tokenizer, text, split_special_tokens=content)
+    return tuple(ids)
+
+
+def _templated(tokenizer: Any, messages: list[dict[str, str]]) -> str:
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     except TemplateError as refused:
         raise ChatTemplateRefused(f"The model's chat template says: {refused}") from refused
-    return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _encode(tokenizer: Any, text: str, *, split_special_tokens: bool = False) -> tuple[int, ...]:
+    encoded = tokenizer(
+        text, add_special_tokens=False, verbose=False, split_special_tokens=split_special_tokens
+    )
+    return tuple(encoded["input_ids"])
