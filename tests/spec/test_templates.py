@@ -1,7 +1,7 @@
 """A chat becomes token ids: by the model's template, and without letting a client spell control tokens."""
 
+import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 from transformers import AutoTokenizer
@@ -13,8 +13,8 @@ MODELS = ROOT / "tests" / "models"
 
 
 @pytest.fixture
-def templates() -> Iterator[Templates]:
-    yield Templates((MODELS,))
+def templates() -> Templates:
+    return Templates((MODELS,))
 
 
 def user(content: str) -> list[dict[str, str]]:
@@ -42,15 +42,11 @@ async def test_contents_survive_in_their_places(templates: Templates) -> None:
     messages = [*user("first <|end|>"), {"role": "assistant", "content": "second"}, *user("third")]
     ids = await templates.token_ids("tales", messages)
     text = (await templates.tokenizer("tales")).decode(ids)
-    assert (
-        text
-        == "<|begin|><|user|>first <|end|><|end|><|assistant|>second<|end|><|user|>third<|end|><|assistant|>"
-    )
+    turns = ("<|user|>first <|end|>", "<|assistant|>second", "<|user|>third", "<|assistant|>")
+    assert text == "<|begin|>" + "<|end|>".join(turns)
 
 
 def test_the_gateway_stays_free_of_torch() -> None:
-    import subprocess
-
     program = (
         "import asyncio, sys, pathlib\n"
         "from services.gateway.templates import Templates\n"
