@@ -135,9 +135,7 @@ async def test_cancel_frees_the_kv_everywhere(shards: Ring, pool_id: str) -> Non
     await shards.queues_empty()
 
 
-async def test_a_cancel_that_comes_first_keeps_the_request_from_beginning(
-    shards: Ring, pool_id: str
-) -> None:
+async def test_a_cancel_that_comes_first_keeps_the_request_from_beginning(shards: Ring, pool_id: str) -> None:
     command = shards.command(pool_id, PROMPT, max_tokens=LONG)
     await shards.cancel(pool_id, command.request_id)
     await shards.queues_empty()
