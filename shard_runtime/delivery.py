@@ -26,6 +26,7 @@ from shard_runtime.frames import (
     encode,
     parts_of,
 )
+from shard_runtime.outstanding import Outstanding
 from shard_runtime.plan import Plan, same_sender
 from shard_runtime.reassembly import Reassembly, ReassemblyFull
 
@@ -47,26 +48,6 @@ TOMBSTONES = 4096
 
 _Key = tuple[int, str, int, int]
 """(peer stage, rid, step, part)"""
-
-
-@dataclass(slots=True)
-class _Outstanding:
-    peer: int
-    kind: Kind
-    rid: str
-    step: int
-    n: int
-    dtype: WireDtype
-    shape: tuple[int, ...]
-    part: int
-    parts: int
-    payload: bytes | memoryview
-    digest: str
-    attempt: int = 0
-    first_sent_ns: int = 0
-    last_sent_ns: int = 0
-    due_ns: int = 0
-    rto_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -92,8 +73,8 @@ class Delivery:
         self._requests: dict[str, _Request] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._control_seen: OrderedDict[tuple[int, str, int], bytes] = OrderedDict()
-        self._outstanding: dict[_Key, _Outstanding] = {}
-        self._waiting: dict[int, deque[_Outstanding]] = {stage: deque() for stage in plan.others}
+        self._outstanding: dict[_Key, Outstanding] = {}
+        self._waiting: dict[int, deque[Outstanding]] = {stage: deque() for stage in plan.others}
         self._in_flight: Counter[int] = Counter()
         self._rtt_ns: dict[int, float] = {}
         self._parts = Reassembly()
@@ -145,7 +126,7 @@ class Delivery:
             begin = part * PART_BYTES
             piece = payload if parts == 1 else memoryview(payload)[begin : begin + PART_BYTES]
             self._waiting[to].append(
-                _Outstanding(to, kind, rid, step, n, dtype, shape, part, parts, piece, digest_of(piece))
+                Outstanding(to, kind, rid, step, n, dtype, shape, part, parts, piece, digest_of(piece))
             )
         self._fill(to, now_ns)
 
@@ -232,7 +213,7 @@ class Delivery:
             frame.first_sent_ns = now_ns
             self._transmit(frame, now_ns)
 
-    def _transmit(self, frame: _Outstanding, now_ns: int) -> None:
+    def _transmit(self, frame: Outstanding, now_ns: int) -> None:
         plan = self.plan
         header = Header(
             VERSION, frame.kind, plan.pool_id, plan.epoch, frame.rid, frame.step, frame.n, frame.attempt,
@@ -267,13 +248,13 @@ class Delivery:
 
     # Acknowledgements
 
-    def _settle(self, key: _Key) -> _Outstanding | None:
+    def _settle(self, key: _Key) -> Outstanding | None:
         frame = self._outstanding.pop(key, None)
         if frame is not None:
             self._in_flight[frame.peer] -= 1
         return frame
 
-    def _measure(self, frame: _Outstanding, now_ns: int) -> None:
+    def _measure(self, frame: Outstanding, now_ns: int) -> None:
         if frame.attempt == 1:  # of a repeated frame nobody knows which copy was answered (Karn)
             sample = now_ns - frame.first_sent_ns
             old = self._rtt_ns.get(frame.peer)
