@@ -62,8 +62,8 @@ async def test_a_source_that_loses_a_cancellation_does_not_hold_up_the_end() -> 
     async def stubborn() -> AsyncIterator[StoredMessage]:
         yield message(1)
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.sleep(60)
-        await asyncio.sleep(60)
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
 
     runs = batches(stubborn(), 10, 0.01)
     assert [item.sequence for item in await anext(runs)] == [1]
