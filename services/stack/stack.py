@@ -191,7 +191,7 @@ def role_environment(settings: Settings) -> dict[str, str]:
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
         if value is not None:
-            found[_variable(name, field)] = _spelled(value)
+            found[variable(name, field)] = _spelled(value)
     return found
 
 
@@ -224,7 +224,7 @@ def kept_port(state_dir: Path, variable: str) -> int:
     return free_port()
 
 
-def _variable(name: str, field: FieldInfo) -> str:
+def variable(name: str, field: FieldInfo) -> str:
     alias = field.validation_alias
     first = getattr(alias, "choices", [None])[0]
     return str(first) if first else f"COMPUTEPOOL_{name.upper()}"
