@@ -52,7 +52,7 @@ def page() -> str:
             "# Error codes",
             "",
             "Made by `python -m services.code_docs`. Every refusal and failure has a stable code; the HTTP",
-            "status of those that reach a client stands in [errors.md](errors.md). Codes of single frames and",
+            "status of those that reach a client is in [errors.md](errors.md). Codes of single frames and",
             "requests in the ring: docstrings of `shard_runtime.frames` and `shard_runtime.generation`.",
             "",
             "| code | where | meaning and remedy |",
