@@ -165,6 +165,13 @@ class MemberNotAccepted(Rejected):
     remedy = "Let the operator accept first: computepool worker accept."
 
 
+class NodeNotUsable(Rejected):
+    """A node named for the plan has not accepted, is not reachable, or has not been measured."""
+
+    code = "node_not_usable"
+    remedy = "Start its worker and let its operator accept the pool, then plan again."
+
+
 class WeightsDiffer(Rejected):
     """A node loaded weights with another digest than the pool's."""
 

@@ -292,7 +292,7 @@ class Orchestrator:
         wanted = node_ids or tuple(sorted(usable))
         away = [node_id for node_id in wanted if node_id not in usable]
         if away:
-            raise NodeNotUsable(
+            raise pool.NodeNotUsable(
                 f"node {away[0]} has not accepted, is not reachable, or has not been measured"
             )
         plan = plan_layers(state.terms, tuple(usable[node_id] for node_id in wanted))
@@ -310,13 +310,6 @@ class Orchestrator:
             return
         with contextlib.suppress(NatsError):
             await self.client.jetstream().publish(CURSOR_SUBJECT, str(self.reacted).encode())
-
-
-class NodeNotUsable(Rejected):
-    """A node named for the plan has not accepted, is not reachable, or has not been measured."""
-
-    code = "node_not_usable"
-    remedy = "Start its worker and let its operator accept the pool, then plan again."
 
 
 async def run(settings: Settings) -> None:

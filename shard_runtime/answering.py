@@ -15,6 +15,7 @@ import structlog
 from shard_runtime.generation import Generation, RequestInvalid, check
 from shard_runtime.journal import Journal
 from shard_runtime.messages import (
+    RING_BROKEN,
     FinishReason,
     Generate,
     GenerationEnded,
@@ -89,8 +90,14 @@ class Answering:
         """Is this request under way?"""
         return command.request_id in self._asked
 
-    def cancel(self, request_id: str) -> None:
-        """End a request, or keep a later `Generate` of it from beginning."""
+    def cancel(self, request_id: str, reason: str) -> None:
+        """End a request, or keep a later `Generate` of it from beginning.
+
+        To the client it is "cancelled", unless the orchestrator cancels because a node of the ring is gone.
+        """
+        if reason in RING_BROKEN and request_id in self._asked:
+            self._finish(request_id, "error", LOST)
+            return
         self._cancelled[request_id] = None
         while len(self._cancelled) > CANCELLED_KEPT:
             self._cancelled.popitem(last=False)

@@ -106,7 +106,10 @@ class Cancel(_Wire, frozen=True, tag="cancel"):
     epoch: int
     request_id: str
     reason: str
+    """`RING_BROKEN` when a node is gone; otherwise for the log only."""
 
+
+RING_BROKEN = ("node_lost", "node_retired")
 
 Command = LoadSlice | UnloadSlice | Generate | Cancel
 

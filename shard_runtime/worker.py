@@ -119,7 +119,7 @@ class Worker:
             case Cancel():
                 place = await self._place(command.pool_id)
                 if place is not None and place.answering is not None:
-                    place.answering.cancel(command.request_id)
+                    place.answering.cancel(command.request_id, command.reason)
 
     async def _refuse(self, command_id: str, code: str, sequence: int) -> None:
         said = report_id("command_refused", self._node_id, str(sequence))

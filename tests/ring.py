@@ -216,8 +216,8 @@ class Ring:
         )
         return found[0]
 
-    async def cancel(self, pool_id: str, request_id: str, entry: int = 0) -> None:
-        command = Cancel(new_id(), pool_id, self._epochs[pool_id], request_id, "test")
+    async def cancel(self, pool_id: str, request_id: str, entry: int = 0, reason: str = "test") -> None:
+        command = Cancel(new_id(), pool_id, self._epochs[pool_id], request_id, reason)
         subject = command_subject(self.workers[entry].node_id, kind_of(command))
         await self.gateway.jetstream().publish(subject, encode(command))
 

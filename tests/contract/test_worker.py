@@ -135,6 +135,16 @@ async def test_cancel_frees_the_kv_everywhere(shards: Ring, pool_id: str) -> Non
     await shards.queues_empty()
 
 
+async def test_a_cancel_because_a_node_is_gone_is_an_error_to_the_client(shards: Ring, pool_id: str) -> None:
+    command = shards.command(pool_id, PROMPT, max_tokens=LONG)
+    outcome = await shards.ask(command)
+    await outcome.tokens(5)
+    await shards.cancel(pool_id, command.request_id, reason="node_lost")
+    await shards.ended(outcome)
+    assert (outcome.finish_reason, outcome.error_code) == ("error", "shard_lost")
+    await shards.kv_free()
+
+
 async def test_a_cancel_that_comes_first_keeps_the_request_from_beginning(shards: Ring, pool_id: str) -> None:
     command = shards.command(pool_id, PROMPT, max_tokens=LONG)
     await shards.cancel(pool_id, command.request_id)

@@ -13,7 +13,7 @@ import pytest
 from services.cli_docs import page
 from services.settings import Settings
 from services.stack.failure import causes
-from services.stack.stack import _variable
+from services.stack.stack import variable
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,7 +44,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_every_setting_stands_on_the_operators_page() -> None:
     text = (ROOT / "docs/operate.md").read_text()
     missing = [
-        name for name, field in Settings.model_fields.items() if f"`{_variable(name, field)}`" not in text
+        name for name, field in Settings.model_fields.items() if f"`{variable(name, field)}`" not in text
     ]
     assert missing == []
 
