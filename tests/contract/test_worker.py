@@ -61,6 +61,10 @@ async def replay(shards: Ring, command: object, entry: int = 0) -> None:
 
 
 async def test_a_worker_says_what_it_can_do(shards: Ring) -> None:
+    await shards.until(
+        "both workers have measured themselves",
+        lambda: all(shards.said(CapabilitiesMeasured, node_id=worker.node_id) for worker in shards.workers),
+    )
     for worker in shards.workers:
         [measured] = shards.said(CapabilitiesMeasured, node_id=worker.node_id)
         assert measured.memory_bytes > 1 << 28
