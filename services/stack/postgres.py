@@ -5,6 +5,7 @@ port. Knows nothing of tables, of other processes of the stack or of who asks.
 """
 
 import asyncio
+import contextlib
 import grp
 import hashlib
 import importlib.util
@@ -27,6 +28,8 @@ ROLE = "computepool"
 DATABASE = "computepool"
 _SOCKET_PATH_BYTES = 107
 """A Unix socket's address holds so many bytes; longer directories are replaced by a short one."""
+STRAGGLERS_S = 10.0
+"""The children of a killed server notice it a moment later; so long their shared memory is waited for."""
 _ACCOUNTS = ("postgres", "nobody")
 """PostgreSQL refuses to run as root: who runs it then, the first that the machine knows."""
 
@@ -101,6 +104,7 @@ async def start(
         await _wait_until_ready(already, log_path, timeout_s)
         return already
     data_dir = data_dir.resolve()
+    _reap(data_dir)
     await initialise(data_dir)
     account = _account(data_dir)
     socket_dir = socket_dir_of(data_dir)
@@ -116,9 +120,31 @@ async def start(
     }
     arguments = [argument for name, value in settings.items() for argument in ("-c", f"{name}={value}")]
     log_path.parent.mkdir(parents=True, exist_ok=True)
+    command = [str(binary("postgres")), "-D", str(data_dir), *arguments]
+    give_up = time.monotonic() + STRAGGLERS_S
+    while True:
+        before = log_path.stat().st_size if log_path.exists() else 0
+        try:
+            return await _start_once(data_dir, account, command, log_path, timeout_s)
+        except PostgresFailed:
+            said = log_path.read_bytes()[before:]
+            if b"still in use" not in said or time.monotonic() > give_up:
+                raise
+        await asyncio.sleep(0.1)
+
+
+def _reap(data_dir: Path) -> None:
+    """A killed server that was our child is a zombie until asked for; PostgreSQL takes it for alive."""
+    with contextlib.suppress(OSError, ValueError):
+        os.waitpid(int((data_dir / "postmaster.pid").read_text().split("\n", 1)[0]), os.WNOHANG)
+
+
+async def _start_once(
+    data_dir: Path, account: Account | None, command: list[str], log_path: Path, timeout_s: float
+) -> Postgres:
     with log_path.open("ab") as log:
-        child = _spawn(account, [str(binary("postgres")), "-D", str(data_dir), *arguments], log)
-    server = Postgres(data_dir, socket_dir, child.pid, child)
+        child = _spawn(account, command, log)
+    server = Postgres(data_dir, socket_dir_of(data_dir), child.pid, child)
     try:
         await _wait_until_ready(server, log_path, timeout_s)
     except BaseException:

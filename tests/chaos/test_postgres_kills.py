@@ -36,7 +36,7 @@ async def test_a_killed_database_is_waited_for_and_agrees_afterwards() -> None:
                         await appending
                         last = await around.append(story.commits(10))  # it has something to write
                         await until(lambda: outages(projector.said) > said)  # noqa: B023
-                        server = await started_again(data, log)
+                        server = await postgres.start(data, log)
                         assert await around.rows.wait_for(last, 60)
                         checked = await check(around.settings)
                         assert checked.differences == ()
@@ -50,13 +50,3 @@ async def test_a_killed_database_is_waited_for_and_agrees_afterwards() -> None:
 def outages(said: str) -> int:
     """How often the projector has said that it waits; a start-up that fails once more says it again."""
     return said.count('"event": "waiting"')
-
-
-async def started_again(data: Path, log: Path) -> postgres.Postgres:
-    """Its children notice the killed parent a moment later; until then the data directory is still taken."""
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                return await postgres.start(data, log)
-            except postgres.PostgresFailed:
-                await asyncio.sleep(0.05)

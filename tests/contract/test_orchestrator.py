@@ -5,8 +5,7 @@ import contextlib
 import os
 import signal
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,17 +21,11 @@ from services.nkey import kept_seed, public_key
 from services.stack.stack import role_environment
 from shard_runtime import messages
 from tests.aggregates import FAR_FUTURE_MS, cause, digest, opened, proposed, registered, request_started, ulid
+from tests.contract.gateway_house import until
 from tests.nats_server import NatsServer, nats_server
 
 POOL = ulid(500)
 SESSION = ulid(900)
-
-
-async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 15) -> None:
-    deadline = time.monotonic() + within_s
-    while not await condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.02)
 
 
 @dataclass

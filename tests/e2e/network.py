@@ -151,14 +151,18 @@ class Network:
             return await verify(events.read(0, follow=False), writers)
 
     async def kill(self, name: str) -> None:
-        """SIGKILL one process of the stack and wait until it is gone."""
+        """SIGKILL one process of the stack and wait until it is gone and its supervisor has noticed."""
         [entry] = [entry for entry in self.stack.supervisor.entries() if entry.name == name]
         os.kill(entry.identity.pid, signal.SIGKILL)
         deadline = time.monotonic() + WITHIN_S
-        while lives(entry.identity):
+        while lives(entry.identity) or not self.noticed(name):
             if time.monotonic() > deadline:
                 raise AssertionError(f"{name} outlived a SIGKILL")
             await asyncio.sleep(0.02)
+
+    def noticed(self, name: str) -> bool:
+        """Whether the supervisor knows that this process has ended."""
+        return any(e.name == name and e.exit_status is not None for e in self.stack.supervisor.entries())
 
     async def restart(self, name: str) -> None:
         """Start it again as it was started first, and wait until it is ready."""
