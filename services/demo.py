@@ -21,7 +21,9 @@ from rich.table import Table
 
 from events.envelope import Recorded
 from services import bus, credentials
-from services.local_pool import form_pool, rest
+from services.gateway_rest import checked
+from services.gateway_rest import client as rest_client
+from services.local_pool import form_pool
 from services.log import EventLog
 from services.log_audit import audit_log
 from services.logging import configure
@@ -152,7 +154,9 @@ async def _talk_and_prove(
     history = await _history(stack.settings, first.session_id)
     _show_history(out, history)
     out.rule("[bold]6  its read model, from PostgreSQL")
-    row = await rest(url, token, f"/sessions/{first.session_id}?at_least={history[-1].sequence}")
+    async with rest_client(url, token) as rest:
+        settled = {"at_least": history[-1].sequence}
+        row = checked(await rest.get(f"/sessions/{first.session_id}", params=settled))
     out.print_json(json.dumps(row))
     out.rule("[bold]7  what was claimed, checked")
     types = [recorded.type.split(".")[1] for recorded in history]
@@ -165,11 +169,11 @@ async def _talk_and_prove(
         all(answer.finish_reason in ("stop", "length") and answer.text.strip() for answer in answers),
         ", ".join(f"{answer.completion_tokens} tokens ({answer.finish_reason})" for answer in answers),
     )
-    checked = await check(stack.settings)
+    compared = await check(stack.settings)
     claims.check(
         "the read model equals a fresh replay of the log",
-        checked.rows > 0 and not checked.differences,
-        f"{checked.rows} rows at sequence {checked.sequence}; {checked.differences[:3] or 'no difference'}",
+        compared.rows > 0 and not compared.differences,
+        f"{compared.rows} rows at sequence {compared.sequence}; {compared.differences[:3] or 'no difference'}",
     )
     report = await audit_log(stack.settings)
     claims.check(

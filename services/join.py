@@ -14,16 +14,11 @@ from typing import Any
 import httpx
 
 from events.registration import acceptance, registration
+from services.gateway_rest import checked, client
 from services.node_keys import MESH_KEY_FILE, NATS_SEED_FILE, SEAL_KEY_FILE, NodeKeys
 
 WORKER_CONFIG_FILE = "worker.json"
 MESH_CONFIG_FILE = "mesh.json"
-
-
-class JoinRefused(Exception):
-    """join_refused: the gateway refused; `detail` says why and what to do."""
-
-    code = "join_refused"
 
 
 @dataclass(frozen=True)
@@ -46,10 +41,10 @@ class Endpoints:
 
 
 async def join(node_dir: Path, label: str, gateway_url: str, operator_token: str) -> Joined:
-    """Make the keys that are missing and register them; repeating it changes nothing. Raises JoinRefused."""
+    """Make missing keys and register them; repeating it changes nothing. Raises GatewayRefused."""
     keys = NodeKeys.load_or_make(node_dir)
-    async with _client(gateway_url, operator_token) as client:
-        challenge = await _post(client, "/nodes/challenges", {})
+    async with client(gateway_url, operator_token) as rest:
+        challenge = await _post(rest, "/nodes/challenges", {})
         bound: dict[str, Any] = {
             "node_id": keys.node_id,
             "mesh_key": keys.mesh_key,
@@ -62,15 +57,15 @@ async def join(node_dir: Path, label: str, gateway_url: str, operator_token: str
         }
         typed = registration(chain_id=challenge["chain_id"], **bound)
         body = {"label": label, **bound, "signatures": keys.sign_registration(typed)}
-        answer = await _post(client, "/nodes", body)
+        answer = await _post(rest, "/nodes", body)
     return Joined(keys.node_id, int(answer["position"]))
 
 
 async def accept(node_dir: Path, pool_id: str, gateway_url: str, operator_token: str) -> int:
-    """Sign the consent to serve a pool and hand it in; returns the log position. Raises JoinRefused."""
+    """Sign the consent to serve a pool and hand it in; returns the log position. Raises GatewayRefused."""
     keys = NodeKeys.load_or_make(node_dir)
-    async with _client(gateway_url, operator_token) as client:
-        terms = _checked(await client.get(f"/pools/{pool_id}"))
+    async with client(gateway_url, operator_token) as rest:
+        terms = checked(await rest.get(f"/pools/{pool_id}"))
         typed = acceptance(
             chain_id=terms["chain_id"],
             pool_id=pool_id,
@@ -78,7 +73,7 @@ async def accept(node_dir: Path, pool_id: str, gateway_url: str, operator_token:
             weights_digest=terms["weights_digest"],
         )
         body = {"node_id": keys.node_id, "signature": keys.sign_acceptance(typed)}
-        answer = await _post(client, f"/pools/{pool_id}/members", body)
+        answer = await _post(rest, f"/pools/{pool_id}/members", body)
     return int(answer["position"])
 
 
@@ -116,24 +111,5 @@ def write_configs(
             json.dump(content, file, indent=2)
 
 
-def _client(gateway_url: str, operator_token: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        base_url=gateway_url, headers={"Authorization": f"Bearer {operator_token}"}, timeout=30
-    )
-
-
-async def _post(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    return _checked(await client.post(path, json=body))
-
-
-def _checked(response: httpx.Response) -> dict[str, Any]:
-    try:
-        content = response.json()
-    except ValueError:
-        content = {}
-    if response.is_error:
-        detail = content.get("detail") or response.text[:200]
-        raise JoinRefused(
-            f"{content.get('code', response.status_code)}: {detail} {content.get('remedy', '')}"
-        )
-    return dict(content)
+async def _post(rest: httpx.AsyncClient, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    return checked(await rest.post(path, json=body))

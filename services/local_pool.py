@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from services.gateway_rest import checked, client
 from services.join import accept
 from services.node_keys import NodeKeys
 
@@ -39,17 +40,14 @@ async def form_pool(
 ) -> dict[str, Any]:
     """Propose `model_dir` as pool `name`, let every node accept, plan, and wait until it serves.
 
-    A pool of that name, digest and nodes that serves is returned. Raises PoolNotFormed, JoinRefused.
+    A pool of that name, digest and nodes that serves is returned. Raises PoolNotFormed, GatewayRefused.
     """
     digest = await weights_digest(model_dir)
     say(f"weights digest {digest[:16]}…")
-    headers = {"Authorization": f"Bearer {operator_token}"}
-    async with httpx.AsyncClient(
-        base_url=gateway_url, headers=headers, timeout=30, trust_env=False
-    ) as client:
+    async with client(gateway_url, operator_token) as rest:
         node_ids = [NodeKeys.load_or_make(path).node_id for path in node_dirs]
-        await _until_usable(client, node_ids, within_s, say)
-        known = await _serving(client, name, digest, node_ids)
+        await _until_usable(rest, node_ids, within_s, say)
+        known = await _serving(rest, name, digest, node_ids)
         if known is not None:
             return known
         body = {
@@ -59,16 +57,16 @@ async def form_pool(
             "dtype": dtype,
             "kv_slots": kv_slots,
         }
-        proposed = _checked(await client.post("/pools", json=body))
+        proposed = checked(await rest.post("/pools", json=body))
         pool_id = str(proposed["pool_id"])
         say(f"pool.proposed      {pool_id}")
         position = int(proposed["position"])
         for path in node_dirs:
-            await _until_visible(client, pool_id, position)
+            await _until_visible(rest, pool_id, position)
             position = await accept(path, pool_id, gateway_url, operator_token)
             say(f"pool.member_accepted by {NodeKeys.load_or_make(path).node_id}")
-        planned = _checked(await client.post(f"/pools/{pool_id}/plan", json={"node_ids": node_ids}))
-        return await _until_active(client, pool_id, int(planned["position"]), within_s, say)
+        planned = checked(await rest.post(f"/pools/{pool_id}/plan", json={"node_ids": node_ids}))
+        return await _until_active(rest, pool_id, int(planned["position"]), within_s, say)
 
 
 async def weights_digest(model_dir: Path) -> str:
@@ -88,14 +86,12 @@ async def weights_digest(model_dir: Path) -> str:
     return str(json.loads(out)["weights_digest"])
 
 
-async def _until_usable(
-    client: httpx.AsyncClient, node_ids: Sequence[str], within_s: float, say: Say
-) -> None:
+async def _until_usable(rest: httpx.AsyncClient, node_ids: Sequence[str], within_s: float, say: Say) -> None:
     """A node counts once it is reachable and has measured itself."""
     waiting = list(node_ids)
     deadline = time.monotonic() + within_s
     while waiting:
-        answer = await client.get(f"/nodes/{waiting[0]}")
+        answer = await rest.get(f"/nodes/{waiting[0]}")
         if answer.status_code == 200:
             found = answer.json()
             if found.get("memory_bytes") and found["status"] == "reachable":
@@ -103,7 +99,7 @@ async def _until_usable(
                 say(f"node {waiting.pop(0)}: {gib:.1f} GiB, {found['matmul_gflops']:.1f} GFLOP/s")
                 continue
         elif answer.status_code != 404:
-            _checked(answer)
+            checked(answer)
         if time.monotonic() > deadline:
             raise PoolNotFormed(
                 f"node {waiting[0]} did not come up within {within_s:.0f} s: see `computepool logs`"
@@ -112,9 +108,9 @@ async def _until_usable(
 
 
 async def _serving(
-    client: httpx.AsyncClient, name: str, digest: str, node_ids: Sequence[str]
+    rest: httpx.AsyncClient, name: str, digest: str, node_ids: Sequence[str]
 ) -> dict[str, Any] | None:
-    page = _checked(await client.get("/pools", params={"limit": 100}))
+    page = checked(await rest.get("/pools", params={"limit": 100}))
     for item in page["items"]:
         same = item["name"] == name and item["weights_digest"] == digest and item["status"] == "active"
         if same and {shard["node_id"] for shard in item["shards"]} == set(node_ids):
@@ -122,17 +118,17 @@ async def _serving(
     return None
 
 
-async def _until_visible(client: httpx.AsyncClient, pool_id: str, position: int) -> None:
-    _checked(await client.get(f"/pools/{pool_id}", params={"at_least": position}))
+async def _until_visible(rest: httpx.AsyncClient, pool_id: str, position: int) -> None:
+    checked(await rest.get(f"/pools/{pool_id}", params={"at_least": position}))
 
 
 async def _until_active(
-    client: httpx.AsyncClient, pool_id: str, position: int, within_s: float, say: Say
+    rest: httpx.AsyncClient, pool_id: str, position: int, within_s: float, say: Say
 ) -> dict[str, Any]:
     deadline = time.monotonic() + within_s
     told = False
     while True:
-        found = _checked(await client.get(f"/pools/{pool_id}", params={"at_least": position}))
+        found = checked(await rest.get(f"/pools/{pool_id}", params={"at_least": position}))
         if not told:
             say(f"pool.planned       epoch {found.get('planned_epoch', 1)}")
             told = True
@@ -148,23 +144,3 @@ async def _until_active(
                 f"pool {pool_id} was not active within {within_s:.0f} s: see `computepool logs`"
             )
         await asyncio.sleep(0.1)
-
-
-async def rest(gateway_url: str, token: str, path: str) -> dict[str, Any]:
-    """GET `path` as JSON. Raises PoolNotFormed with the gateway's own words."""
-    headers = {"Authorization": f"Bearer {token}"}
-    async with httpx.AsyncClient(base_url=gateway_url, headers=headers, trust_env=False) as client:
-        return _checked(await client.get(path))
-
-
-def _checked(response: httpx.Response) -> dict[str, Any]:
-    if response.is_error:
-        try:
-            content = response.json()
-        except ValueError:
-            content = {}
-        detail = content.get("detail") or response.text[:200]
-        raise PoolNotFormed(
-            f"{response.request.url.path}: {content.get('code', response.status_code)}: {detail}"
-        )
-    return dict(response.json())

@@ -69,7 +69,7 @@ class Stack:
     ) -> list[Joined]:
         """Join and start one mesh node and one worker per label, in directories `<state_dir>/nodes/<label>`.
 
-        Raises JoinRefused, NotReady, ProgramMissing.
+        Raises GatewayRefused, NotReady, ProgramMissing.
         """
         base = self.settings.state_dir / "nodes"
         directories = [base / label for label in labels]

@@ -90,8 +90,8 @@ def test_nothing_committed_names_a_registry_or_a_developers_machine() -> None:
     hosts = [
         "python" + "hosted",
         "registry.npm" + "js",
-        "proxy.golang" + ".org",
-        "sum.golang" + ".org",
+        "proxy." + "golang.org",
+        "sum." + "golang.org",
         "pypi" + ".org",
     ]
     places = [re.escape(f"/{name}/") + r"[.a-zA-Z]" for name in ("root", "work", "home")]
