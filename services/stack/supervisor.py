@@ -90,7 +90,6 @@ class Supervisor:
         async def stop() -> None:
             await running.stop()
 
-        self._held.pop(spec.name, None)
         self._held[spec.name] = _Held(entry, running, stop)
         self.record()
         if wait:
