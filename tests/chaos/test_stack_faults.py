@@ -10,7 +10,9 @@ from typing import Any
 import openai
 import pytest
 
-from services.projection_check import check
+from services.log import EventLog
+from services.projection_check import check, replayed
+from services.stack.identity import marked
 from tests.contract.gateway_house import until
 from tests.e2e.network import POOL, WITHIN_S, Network, network
 
@@ -119,8 +121,23 @@ async def test_every_process_may_be_killed_once_under_load(tmp_path: Path) -> No
         await until(all_closed, 240)
         report = await net.audit()
         assert report.findings == ()
+        async with net.rest(net.operator) as rest:
+            shown = await rest.get("/sessions", params={"at_least": report.messages, "limit": 1})
+        assert shown.status_code == 200, shown.text
         compared = await check(net.settings)
+        assert compared.sequence >= report.messages, "a projector that stands still agrees with its own past"
         assert compared.differences == ()
-        assert compared.rows > 0
+        ended = await request_statuses(net, compared.sequence)
+        assert ended.total() > sum(load.outcomes[reason] for reason in ("stop", "length"))
+        assert set(ended) == {"ended"}, ended
         assert len(net.stack.supervisor.alive()) == len(net.stack.supervisor.entries())
+        assert marked(net.settings.state_dir), "the mark finds what runs; below it must find nothing"
     assert not net.stack.supervisor.alive()
+    assert marked(net.settings.state_dir) == []
+
+
+async def request_statuses(net: Network, up_to: int) -> Counter[str]:
+    """How many requests stand in which status after the message `up_to`, by the log alone."""
+    async with net.role("auditor") as client:
+        rows = (await replayed(await EventLog.open(client, None), up_to)).rows("requests")
+    return Counter(str(row["status"]) for row in rows.values())
