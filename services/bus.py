@@ -4,6 +4,7 @@ Knows nothing of streams or subjects; what a role may do stands in `services.acc
 """
 
 import asyncio
+import contextlib
 
 import structlog
 from nats.aio.client import Client
@@ -46,6 +47,13 @@ async def connect(
         name=role if member is None else f"{role} {member}",
         first_connect_s=first_connect_s,
     )
+
+
+async def close(client: Client, within_s: float = 3.0) -> None:
+    """Close a connection, also one whose server is away; never raises and never waits for long."""
+    with contextlib.suppress(NatsError, OSError, TimeoutError):
+        async with asyncio.timeout(within_s):
+            await client.close()
 
 
 async def connect_with_seed(url: str, seed: str, *, inbox: str, name: str, first_connect_s: float) -> Client:

@@ -56,7 +56,7 @@ async def _history(kind: str, identifier: str) -> list[dict[str, Any]]:
     try:
         history = await (await EventLog.open(client, None)).history(kind, identifier)
     finally:
-        await client.close()
+        await bus.close(client)
     found = []
     for recorded in history.recorded:
         item = msgspec.to_builtins(recorded)

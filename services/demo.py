@@ -259,7 +259,7 @@ async def _history(settings: Settings, session_id: str, within_s: float = 15) ->
                 return recorded
             await asyncio.sleep(0.05)
     finally:
-        await client.close()
+        await bus.close(client)
 
 
 def _show_history(out: Console, history: tuple[Recorded, ...]) -> None:

@@ -31,4 +31,4 @@ async def audit_log(settings: Settings, writers_file: Path | None = None) -> Rep
         log = await EventLog.open(client, None)
         return await verify(log.read(0, follow=False), writers)
     finally:
-        await client.close()
+        await bus.close(client)

@@ -36,6 +36,8 @@ from shard_runtime import messages
 CURSOR_SUBJECT = "cp.checkpoints.orchestrator"
 CURSOR_EVERY_S = 1.0
 TICK_S = 0.5
+STOP_WITHIN_S = 3.0
+"""How long each step of a stop may take while the server is away."""
 
 log = structlog.get_logger("orchestrator")
 
@@ -336,9 +338,11 @@ async def run(settings: Settings) -> None:
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:
         task.cancel()
-    await asyncio.gather(*pending, return_exceptions=True)
-    await orchestrator._save_cursor()
-    await client.close()
+    await asyncio.wait(pending, timeout=STOP_WITHIN_S)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(STOP_WITHIN_S):
+            await orchestrator._save_cursor()
+    await bus.close(client)
     for task in done:
         task.result()
     log.info("stopped")

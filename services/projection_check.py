@@ -49,7 +49,7 @@ async def check(settings: Settings) -> Checked:
             expected = await replayed(events, at.sequence)
             found = {table: await _rows(connection, at.schema, table) for table in KEYS}
     finally:
-        await client.close()
+        await bus.close(client)
     differences = [
         difference for table in KEYS for difference in compare(table, expected.rows(table), found[table])
     ]

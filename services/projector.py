@@ -254,7 +254,7 @@ async def run(settings: Settings) -> int:
         code = getattr(halted, "code", "malformed_commit" if undecodable else "projection_broken")
         log.error("halted", code=code, why=str(halted).strip(), remedy=(type(halted).__doc__ or "").strip())
         status = EXIT_HALTED
-    await client.close()
+    await bus.close(client)
     return status
 
 

@@ -77,7 +77,7 @@ async def rebuild(
         async with await connect(url, "rebuild", autocommit=True) as connection:
             return await _rebuild(connection, url, events, progress, accept_differences)
     finally:
-        await client.close()
+        await bus.close(client)
 
 
 async def rollback(settings: Settings) -> Generation:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from nats.aio.client import Client
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services import bus
 from services.credentials import Credentials
 from services.gateway.heartbeats import Heartbeats
 from services.gateway.idempotency import Idempotency
@@ -44,7 +45,7 @@ class Gateway:
         self.stopping.set()
         await self.rows.close()
         await self.engine.dispose()
-        await self.client.close()
+        await bus.close(self.client)
 
 
 def now_ms() -> int:

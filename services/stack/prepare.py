@@ -32,7 +32,7 @@ async def schema(settings: Settings) -> None:
     try:
         await ensure_streams(client, settings.nats_replicas)
     finally:
-        await client.close()
+        await bus.close(client)
 
 
 def main() -> int:

@@ -108,7 +108,7 @@ class Stack:
         try:
             await ensure_streams(client, self.settings.nats_replicas)
         finally:
-            await client.close()
+            await bus.close(client)
 
     async def _start_postgres(self) -> None:
         if self.settings.database_url is None:

@@ -336,3 +336,9 @@ def test_role_environment_carries_the_state_directory(tmp_path: Path) -> None:
     from services.settings import Settings
 
     assert role_environment(Settings(state_dir=tmp_path))["COMPUTEPOOL_STATE_DIR"] == str(tmp_path)
+
+
+async def test_it_stops_when_asked_even_while_the_server_is_away(house: House) -> None:
+    await house.server.kill()
+    async with asyncio.timeout(20):
+        assert await house.stop() == 0
