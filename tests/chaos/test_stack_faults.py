@@ -21,6 +21,9 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 ASK: Any = [{"role": "user", "content": "Tell me a story about a brave fox named Mira."}]
 CLIENTS = 2
 MOST_REQUESTS = 2000
+MOST_TOKENS = 96
+EARLY = range(3, 30)
+"""So many pieces of an answer were given: it has begun, and most of it is still to come."""
 VICTIMS = ("gateway", "orchestrator", "projector", "nats", "postgres", "worker-north", "mesh-south")
 
 
@@ -31,6 +34,8 @@ class Load:
         self.net = net
         self.outcomes: Counter[str] = Counter()
         self.stop = asyncio.Event()
+        self.pieces: dict[int, int] = {}
+        """How many pieces each answer under way has given so far."""
 
     async def client(self, number: int) -> None:
         asked = 0
@@ -43,10 +48,11 @@ class Load:
         client = self.net.openai()
         try:
             stream = await client.chat.completions.create(
-                model=POOL, messages=ASK, seed=seed, temperature=1, max_tokens=48, stream=True
+                model=POOL, messages=ASK, seed=seed, temperature=1, max_tokens=MOST_TOKENS, stream=True
             )
             finish = None
             async for chunk in stream:
+                self.pieces[seed] = self.pieces.get(seed, 0) + 1
                 for choice in chunk.choices:
                     finish = choice.finish_reason or finish
             return finish or "silent_end"
@@ -59,7 +65,11 @@ class Load:
         except Exception as broken:  # the connection of a killed gateway ends in many ways
             return type(broken).__name__
         finally:
+            self.pieces.pop(seed, None)
             await client.close()
+
+    async def in_mid_answer(self) -> bool:
+        return any(given in EARLY for given in self.pieces.values())
 
 
 @contextlib.asynccontextmanager
@@ -99,10 +109,13 @@ async def test_every_process_may_be_killed_once_under_load(tmp_path: Path) -> No
             await answers(net, load)
             for victim in VICTIMS:
                 told = Counter(load.outcomes)
+                await until(load.in_mid_answer, WITHIN_S)
                 await net.kill(victim)
                 await net.restart(victim)
                 await answers(net, load)
-                print(victim, dict(load.outcomes - told))
+                felt = load.outcomes - told
+                print(victim, dict(felt))
+                assert victim != "worker-north" or felt["shard_lost"], felt
         print(dict(load.outcomes))
         assert load.outcomes["silent_end"] == 0, load.outcomes
         await net.idle()
