@@ -43,6 +43,26 @@ def worker_join(
         print(f"joined as {joined.node_id}\nnext: computepool worker run --dir {directory}")
 
 
+@worker_app.command("accept")
+def worker_accept(
+    pool_id: Annotated[str, typer.Argument(metavar="POOL_ID", help="See `computepool pools`.")],
+    gateway: Annotated[str, typer.Option(help="The gateway's URL.")],
+    token: Annotated[str, typer.Option(envvar="COMPUTEPOOL_TOKEN", help="Operator token of the network.")],
+    directory: Directory = Path("computepool-node"),
+    json: Json = False,
+) -> None:
+    """Consent to serve a pool: signed with this node's receipt key, over the pool's id and weights."""
+    if not (directory / "worker.json").exists():
+        raise Failure("not_joined", f"{directory} has no worker.json", "computepool worker join --help")
+    from services.join import accept
+
+    position = asyncio.run(accept(directory, pool_id, gateway, token))
+    if json:
+        print_json({"pool_id": pool_id, "position": position})
+    else:
+        print(f"accepted {pool_id} (log position {position})")
+
+
 @worker_app.command("run")
 def worker_run(directory: Directory = Path("computepool-node")) -> None:
     """Run the mesh node and the worker of a joined directory until Ctrl-C or SIGTERM."""
