@@ -109,17 +109,15 @@ async def call(
     """One request to the gateway; {} for an empty answer. Raises Failure with the gateway's code."""
     import httpx
 
+    from services.gateway_rest import client
     from services.stack.client import local_settings, operator_token
 
     settings = local_settings()
     async with AsyncExitStack() as stack:
         token = token or await stack.enter_async_context(operator_token(settings))
-        headers = {"Authorization": f"Bearer {token}"}
-        client = httpx.AsyncClient(base_url=settings.public_url, headers=headers, timeout=30, trust_env=False)
+        rest = await stack.enter_async_context(client(settings.public_url, token))
         try:
-            answer = await (await stack.enter_async_context(client)).request(
-                method, path, params=params, json=body
-            )
+            answer = await rest.request(method, path, params=params, json=body)
         except httpx.TransportError as away:
             text = f"no gateway answers at {settings.public_url}"
             raise Failure("gateway_away", text, "computepool ps; computepool up") from away
