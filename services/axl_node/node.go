@@ -11,7 +11,11 @@ import (
 	"time"
 )
 
-const readBufferBytes = 64 << 10
+const (
+	readBufferBytes = 64 << 10
+	// goodbyeTravel is how long the overlay has to pass on the last packets; it tells nobody when it has.
+	goodbyeTravel = 150 * time.Millisecond
+)
 
 // Node joins the overlay, the queues and the counters: what the HTTP API talks to.
 type Node struct {
@@ -26,6 +30,7 @@ type Node struct {
 	life       context.Context
 	end        context.CancelFunc
 	closing    sync.Once
+	receivers  sync.WaitGroup
 }
 
 // OpenNode joins the mesh and begins to receive.
@@ -63,8 +68,25 @@ func (n *Node) Close(ctx context.Context) {
 		}
 		n.end()
 		n.post.Stop()
+		n.sayGoodbye(ctx)
 		n.overlay.Close()
 	})
+}
+
+// sayGoodbye lets the ends of our connections reach their peers, who would otherwise take this node for a silent one
+// and go on repeating until their patience ends.
+func (n *Node) sayGoodbye(ctx context.Context) {
+	closed := make(chan struct{})
+	go func() {
+		n.receivers.Wait()
+		n.post.Wait()
+		time.Sleep(goodbyeTravel)
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-ctx.Done():
+	}
 }
 
 func (n *Node) permit(peer PeerID) bool {
@@ -85,6 +107,8 @@ func (n *Node) permit(peer PeerID) bool {
 
 // receive reads one inbound connection to its end.
 func (n *Node) receive(conn *PeerConn) {
+	n.receivers.Add(1)
+	defer n.receivers.Done()
 	n.count.Connections.Add(1)
 	sender := n.inbox.Attach(conn.Peer)
 	stop := context.AfterFunc(n.life, func() { _ = conn.Close() })

@@ -28,6 +28,7 @@ type Outbox struct {
 	count        *Metrics
 	log          *slog.Logger
 	stopped      <-chan struct{}
+	running      *sync.WaitGroup
 
 	mu      sync.Mutex
 	up      bool
@@ -65,7 +66,7 @@ func (o *Outbox) Ready(ctx context.Context) error {
 	}
 	if o.dialing == nil {
 		o.dialing = newDialing()
-		go o.run(o.dialing)
+		o.start(o.dialing)
 	}
 	attempt := o.dialing
 	o.mu.Unlock()
@@ -87,7 +88,7 @@ func (o *Outbox) Put(frame []byte) {
 	o.queue = append(o.queue, &outFrame{bytes: frame})
 	if !o.up && o.dialing == nil { // the connection ended since Ready
 		o.dialing = newDialing()
-		go o.run(o.dialing)
+		o.start(o.dialing)
 	}
 	o.mu.Unlock()
 	o.nudge()
@@ -113,6 +114,14 @@ func (o *Outbox) nudge() {
 	case o.wake <- struct{}{}:
 	default:
 	}
+}
+
+func (o *Outbox) start(attempt *dialing) {
+	o.running.Add(1)
+	go func() {
+		defer o.running.Done()
+		o.run(attempt)
+	}()
 }
 
 // run lives from the first dial until nothing is left to send and the connection is gone.

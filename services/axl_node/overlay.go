@@ -134,8 +134,11 @@ func (o *Overlay) raiseStack(cfg Config) error {
 	sack, moderate := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true)
 	maxRTO, maxRetries := tcpip.TCPMaxRTOOption(tcpMaxRTO), tcpip.TCPMaxRetriesOption(tcpMaxRetries)
 	minRTO := tcpip.TCPMinRTOOption(tcpMinRTO)
+	// The stack's loss probe (RACK-TLP) is re-armed by every write, also by one that the full window holds back: a
+	// client that keeps sending to a vanished peer would put the timer off for ever, and the loss would never be seen.
+	var noLossProbe tcpip.TCPRecovery
 	for _, option := range []tcpip.SettableTransportProtocolOption{
-		&sack, &moderate, &minRTO, &maxRTO, &maxRetries,
+		&sack, &moderate, &minRTO, &maxRTO, &maxRetries, &noLossProbe,
 		&tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcpBufferBytes, Max: tcpBufferMax},
 		&tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcpBufferBytes, Max: tcpBufferMax},
 	} {

@@ -16,6 +16,7 @@ type Post struct {
 	count   *Metrics
 	log     *slog.Logger
 	stopped chan struct{}
+	running sync.WaitGroup
 	mu      sync.Mutex
 	boxes   map[PeerID]*Outbox
 }
@@ -46,7 +47,7 @@ func (p *Post) To(peer PeerID) *Outbox {
 		peer: peer, Budget: NewBudget(p.cfg.SendQueueBytes, p.cfg.SendQueueMessages),
 		dial:        func(ctx context.Context) (*PeerConn, error) { return p.overlay.Dial(ctx, peer) },
 		dialTimeout: milliseconds(p.cfg.DialTimeoutMS), redialWindow: milliseconds(p.cfg.RedialWindowMS),
-		count: p.count, log: p.log, stopped: p.stopped, wake: make(chan struct{}, 1), used: time.Now(),
+		count: p.count, log: p.log, stopped: p.stopped, running: &p.running, wake: make(chan struct{}, 1), used: time.Now(),
 	}
 	p.boxes[peer] = box
 	return box
@@ -97,3 +98,6 @@ func (p *Post) quiet() bool {
 
 // Stop closes every connection.
 func (p *Post) Stop() { close(p.stopped) }
+
+// Wait returns when every connection that Stop ended is closed.
+func (p *Post) Wait() { p.running.Wait() }
