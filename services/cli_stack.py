@@ -4,20 +4,23 @@ Knows the register on disk and the supervisor's process, not what the roles do.
 """
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from services.cli_output import Failure
 from services.settings import Settings
 from services.stack import register
-from services.stack.client import local_settings
+from services.stack.client import local_model, local_settings
 from services.stack.identity import lives, signal_group
 from services.stack.supervisor import survivors, sweep
+from shard_runtime.architectures import ArchitectureUnsupported, check_architecture
 
 POLL_S = 0.1
 STOP_WITHIN_S = 90.0
@@ -35,6 +38,8 @@ async def bring_up(nodes: int, model: str, pool: str) -> None:
     if left:
         names = ", ".join(f"{entry.name} (pid {entry.identity.pid})" for entry in left)
         raise Failure("stack_survivors", f"still running from a killed start: {names}", "computepool down")
+    if nodes:
+        _check_model(model, settings.model_dirs)
     logs = state_dir / "logs"
     logs.mkdir(parents=True, exist_ok=True, mode=0o700)
     argv = [sys.executable, "-m", "services.stack.detached", "--nodes", str(nodes), "--model", model]
@@ -44,6 +49,19 @@ async def bring_up(nodes: int, model: str, pool: str) -> None:
         )
     await _follow_start(child, state_dir)
     await _say_what_to_try(local_settings(settings), pool or Path(model).name, nodes)
+
+
+def _check_model(model: str, model_dirs: Sequence[Path]) -> None:
+    """Before anything is started. Raises ModelNotFound, Failure."""
+    directory = local_model(model, model_dirs)
+    try:
+        check_architecture(json.loads((directory / "config.json").read_bytes()))
+    except ArchitectureUnsupported as refused:
+        raise Failure(refused.code, str(refused), "computepool up --model ANOTHER") from refused
+    except ValueError as broken:
+        raise Failure(
+            "model_unreadable", f"{directory}/config.json: {broken}", "computepool up --model ANOTHER"
+        ) from broken
 
 
 async def _follow_start(child: subprocess.Popen[bytes], state_dir: Path) -> None:

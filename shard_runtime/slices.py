@@ -101,7 +101,7 @@ class Slice:
         Peak memory is the slice plus a few MB. Raises ArchitectureUnsupported, SliceRangeInvalid,
         WeightsMismatch, WeightsUnreadable.
         """
-        check_architecture(read_config(model_dir))
+        check_architecture(read_config(model_dir), max_context)
         manifest = None if expect_digest is None else trusted_manifest(model_dir, expect_digest)
         config = AutoConfig.from_pretrained(str(model_dir), local_files_only=True, trust_remote_code=False)
         num_layers = int(config.num_hidden_layers)

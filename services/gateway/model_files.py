@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from services.gateway.refusals import ModelUnreadable
+from services.gateway.refusals import ModelUnreadable, UnsupportedArchitecture
+from shard_runtime.architectures import ArchitectureUnsupported, check_architecture
 
 Dtype = Literal["float32", "bfloat16"]
 _ITEM_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
@@ -49,14 +50,20 @@ def find_model(model: str, model_dirs: tuple[Path, ...]) -> Path:
     raise ModelUnreadable(f"The gateway finds no config.json of {model!r} below its model directories.")
 
 
-def inspect(directory: Path, dtype: Dtype) -> ModelFacts:
-    """Raises ModelUnreadable."""
+def inspect(directory: Path, dtype: Dtype, context_length: int | None = None) -> ModelFacts:
+    """`context_length`: what it is to be served with; None: its own. Raises ModelUnreadable,
+    UnsupportedArchitecture.
+    """
     try:
         config = json.loads((directory / "config.json").read_bytes())
+        check_architecture(config)
+        check_architecture(config, context_length or int(config["max_position_embeddings"]))
         num_layers = int(config["num_hidden_layers"])
         context_length = int(config["max_position_embeddings"])
         architecture = str((config.get("architectures") or [config["model_type"]])[0])
         counts = _tensor_elements(directory)
+    except ArchitectureUnsupported as refused:
+        raise UnsupportedArchitecture(str(refused), param="model") from refused
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as broken:
         raise ModelUnreadable(f"{directory.name}: {type(broken).__name__}: {broken}") from broken
     layers, embedding, head = [0] * num_layers, 0, 0

@@ -76,7 +76,7 @@ async def propose(body: Propose, request: Request, here: Here, who: Operator) ->
 
 
 def _proposed(body: Propose, model_dirs: tuple[Any, ...]) -> pool.Proposed:
-    facts = inspect(find_model(body.model, model_dirs), body.dtype)
+    facts = inspect(find_model(body.model, model_dirs), body.dtype, body.context_length)
     context_length = facts.context_length if body.context_length is None else body.context_length
     if context_length > facts.context_length:
         raise InvalidRequest(f"The model's context is {facts.context_length} tokens.", param="context_length")

@@ -53,6 +53,7 @@ TABLE: dict[str, Answered] = {
     "acceptance_forged": Answered(400, False),
     "pool_name_taken": Answered(409, False),
     "model_unreadable": Answered(400, False),
+    "architecture_unsupported": Answered(400, False),
     # a generation
     "model_not_found": Answered(404, False),
     "session_not_of_pool": Answered(409, False),

@@ -181,6 +181,13 @@ class ModelUnreadable(Problem):
     remedy = "Put the model below one of COMPUTEPOOL_MODEL_DIRS on the gateway's machine."
 
 
+class UnsupportedArchitecture(Problem):
+    """A model of this family can't be cut into shards; the detail says why."""
+
+    code = "architecture_unsupported"
+    remedy = "Choose a model of one of the families that the detail lists."
+
+
 class ModelNotFound(Problem):
     """No pool serves a model of this name."""
 

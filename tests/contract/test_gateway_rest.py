@@ -212,6 +212,28 @@ async def test_the_same_key_and_body_get_the_same_answer_and_another_body_a_conf
     assert taken.json()["code"] == "pool_name_taken"
 
 
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"model_type": "gemma3n", "text_config": {}}, "share KV"),
+        ({"model_type": "qwen3_next", "layer_types": ["linear_attention"], "num_experts": 8}, "recurrent"),
+        ({"model_type": "mixtral", "num_local_experts": 8}, "MoE"),
+        ({"model_type": "mamba2", "state_size": 128}, "recurrent"),
+    ],
+)
+async def test_a_pool_of_a_model_that_cannot_be_cut_is_refused_before_anybody_loads_it(
+    world: World, tmp_path: Path, config: dict[str, Any], reason: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    async with world.built.client() as client:
+        body = {"name": "uncut", "model": str(tmp_path), "weights_digest": "cd" * 32}
+        refused = await client.post("/pools", json=body)
+    assert (refused.status_code, refused.json()["code"]) == (400, "architecture_unsupported")
+    assert refused.json()["detail"].startswith(f"{config['model_type']} is not supported: ")
+    assert reason in refused.json()["detail"]
+    assert refused.json()["param"] == "model"
+
+
 async def test_a_token_is_not_kept_for_a_replay_and_stops_when_revoked(world: World) -> None:
     async with world.built.client() as client:
         header = {"idempotency-key": "key-1"}

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from shard_runtime.slices import Slice
 from shard_runtime.weights import (
     MANIFEST_NAME,
-    ArchitectureUnsupported,
     HubRefused,
     Manifest,
     ModelNotFound,
@@ -152,32 +151,6 @@ def test_an_allowed_hub_id_that_cannot_be_fetched_is_not_found(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelNotFound, match="could not be downloaded"):
         resolve_model("someone/some-model-nobody-has", [tmp_path], True)
-
-
-@pytest.mark.parametrize(
-    ("config", "reason"),
-    [
-        ({"model_type": "mixtral", "num_local_experts": 8}, "MoE"),
-        ({"model_type": "qwen3_moe", "num_experts": 128}, "MoE"),
-        ({"model_type": "gemma3n"}, "share KV"),
-        ({"model_type": "gemma4"}, "share KV"),
-        ({"model_type": "qwen3_next"}, "linear-attention"),
-        ({"model_type": "llama", "layer_types": ["linear_attention"]}, "linear-attention"),
-        ({"model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "NTK"),
-        ({"model_type": "own", "auto_map": {"AutoModelForCausalLM": "own.Model"}}, "trust_remote_code"),
-        ({"model_type": "never_heard_of"}, "not been tested"),
-        ({}, "not been tested"),
-    ],
-)
-def test_an_unsupported_architecture_is_refused_by_name_and_reason(
-    tmp_path: Path, config: dict[str, Any], reason: str
-) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ArchitectureUnsupported, match=reason) as refused:
-        resolve_model(str(tmp_path), [], False)
-    assert str(config.get("model_type", "unknown")) in str(refused.value)
-    with pytest.raises(ArchitectureUnsupported):
-        load(tmp_path, 0, 1, None)
 
 
 def test_broken_files_are_named(model_dir: Path) -> None:
