@@ -8,7 +8,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -19,17 +20,23 @@ from shard_runtime.messages import (
     FinishReason,
     Generate,
     GenerationEnded,
+    LikelyToken,
     SealBroken,
     SealedContent,
+    TokenLogprob,
     Tokens,
     commitment,
 )
+from shard_runtime.picked import Picked
+from shard_runtime.spelling import Speller
 from shard_runtime.stage import LOST, Stage
 from shard_runtime.text import IncrementalText
 from shard_runtime.voice import Voice, report_id
 
 HOPS_WAIT_S = 0.25
 """How long the last message waits for the other stages' timings."""
+AT_ONCE = 128
+"""Tokens in one message at most; with twenty log-probabilities each that is some 200 KB."""
 CANCELLED_KEPT = 4096
 
 Open = Callable[[Generate], SealedContent]
@@ -38,13 +45,22 @@ Open = Callable[[Generate], SealedContent]
 log = structlog.get_logger()
 
 
+class _News(NamedTuple):
+    """One token, the text that it let out, and when asked for: its log-probability, and what was spelled."""
+
+    token: int
+    text: str
+    logprob: tuple[TokenLogprob, ...]
+    spelled: tuple[bytes, ...]
+
+
 @dataclass
 class _Asked:
-    """One request under way. `news` holds (ids, text) not yet published; None says that there is no more."""
+    """One request under way. `news` holds what is not yet published; None says that there is no more."""
 
     generation: Generation
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    news: asyncio.Queue[tuple[int, str] | None] = field(default_factory=asyncio.Queue)
+    news: asyncio.Queue[_News | None] = field(default_factory=asyncio.Queue)
     begun_s: float = 0.0
     first_s: float | None = None
     last_s: float = 0.0
@@ -61,6 +77,7 @@ class Answering:
     ) -> None:  # fmt: skip
         self._stage, self._node_id, self._tokenizer = stage, node_id, tokenizer
         self._max_context, self._open, self._voice, self._journal = max_context, open_, voice, journal
+        self._speller = Speller(tokenizer)
         self._asked: dict[str, _Asked] = {}
         self._cancelled: OrderedDict[str, None] = OrderedDict()
 
@@ -114,7 +131,8 @@ class Answering:
             if now_ms > asked.generation.command.deadline_unix_ms:
                 self._finish(request_id, "error", "deadline")
 
-    def on_token(self, request_id: str, token: int) -> None:
+    def on_token(self, request_id: str, picked: Picked) -> None:
+        token = picked.token
         asked = self._asked.get(request_id)
         if asked is None or asked.reason is not None:
             return
@@ -126,17 +144,25 @@ class Answering:
         asked.last_s = time.monotonic()
         if asked.first_s is None:
             asked.first_s = asked.last_s
-        asked.news.put_nowait((token, shown))
+        asked.news.put_nowait(_News(token, shown, self._weighed(picked), generation.text.spelled()))
         if generation.finish_reason is not None:
             self._finish(request_id, generation.finish_reason, None)
 
     def on_fail(self, request_id: str, code: str) -> None:
         self._finish(request_id, "error", code)
 
+    def _weighed(self, picked: Picked) -> tuple[TokenLogprob, ...]:
+        """() unless log-probabilities were asked for."""
+        if picked.logprob is None:
+            return ()
+        likely = (LikelyToken(number, one, self._speller.spell(number)) for number, one in picked.likely)
+        return (TokenLogprob(picked.logprob, tuple(likely)),)
+
     def _begin(self, command: Generate) -> _Asked:
         content = self._open(command)
         check(content, command.max_tokens, self._max_context, self._stage.slice.vocab_size)
-        text = IncrementalText(self._tokenizer, content.stop)
+        speller = None if command.sampling.logprobs is None else self._speller
+        text = IncrementalText(self._tokenizer, content.stop, speller)
         eos_ids = self._stage.slice.eos_ids
         generation = Generation(command, content, text, eos_ids, self._max_context)
         asked = self._asked[command.request_id] = _Asked(generation, begun_s=time.monotonic())
@@ -166,13 +192,12 @@ class Answering:
         over = False
         while not over:
             news = [await asked.news.get()]
-            while not asked.news.empty():
+            while not asked.news.empty() and len(news) < AT_ONCE:
                 news.append(asked.news.get_nowait())
             fresh = [item for item in news if item is not None]
             over = len(fresh) < len(news)
             if fresh:
-                ids, text = tuple(token for token, _ in fresh), "".join(shown for _, shown in fresh)
-                await self._voice.tokens(Tokens(command.request_id, command.epoch, index, ids, text))
+                await self._voice.tokens(_tokens(command, index, fresh))
                 index += len(fresh)
         rest = generation.text.flush() if generation.finish_reason is None else ""
         reason, error_code = asked.reason or "error", asked.error_code
@@ -182,7 +207,7 @@ class Answering:
         prompt = len(generation.content.prompt_ids)
         last = Tokens(
             command.request_id, command.epoch, index, (), rest, reason, error_code, prompt,
-            len(generation.ids), self._stage.hops(command.request_id),
+            len(generation.ids), self._stage.hops(command.request_id), spelled=generation.text.spelled(),
         )  # fmt: skip
         self._stage.forget(command.request_id)
         first_s = asked.first_s if asked.first_s is not None else time.monotonic()
@@ -205,6 +230,15 @@ class Answering:
         deadline = time.monotonic() + (HOPS_WAIT_S if patient else 0.0)
         while not self._stage.all_told(request_id) and time.monotonic() < deadline:
             await asyncio.sleep(0.002)
+
+
+def _tokens(command: Generate, index: int, fresh: list[_News]) -> Tokens:
+    return Tokens(
+        command.request_id, command.epoch, index, tuple(item.token for item in fresh),
+        "".join(item.text for item in fresh),
+        logprobs=tuple(chain.from_iterable(item.logprob for item in fresh)),
+        spelled=tuple(chain.from_iterable(item.spelled for item in fresh)),
+    )  # fmt: skip
 
 
 async def end_early(voice: Voice, journal: Journal, node_id: str, command: Generate, code: str) -> None:

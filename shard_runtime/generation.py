@@ -48,6 +48,7 @@ class Generation:
         for token in self.content.resume_ids:
             self.ids.append(token)
             self.text.push(token)
+        self.text.spelled()
 
     @property
     def position(self) -> int:

@@ -6,7 +6,7 @@ tagged by `kind`, strict about unknown fields; `decode_command` and `decode_repo
 
 import base64
 import hashlib
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -36,13 +36,15 @@ class PlanMember(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     end_layer: int
 
 
-class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """How the exit picks a token. temperature 0 = greedy; top_k 0 and top_p 1 = off. `seed` is 64-bit."""
 
     seed: int
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    """Tell each token's log-probability, and those of so many likely tokens; None: tell nothing."""
 
 
 class SealedContent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -197,11 +199,30 @@ class HopTiming(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hop_in_ms: float
 
 
-class Tokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LikelyToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A token that could have been picked; `spelled` is how it is written, maybe part of a character."""
+
+    id: int
+    logprob: float
+    spelled: bytes
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of one token: natural logarithms of the model's distribution, before temperature, top_k and top_p."""
+
+    logprob: float
+    likely: tuple[LikelyToken, ...] = ()
+    """As many as were asked for, the most likely first; the token itself may be none of them."""
+
+
+class Tokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Entry to gateway over core NATS: `ids` are tokens number `index`, `index + 1`, ... of the completion.
 
     `text` is the new text, whole UTF-8 only, so it may be empty. The last message has `finish_reason` and is
     sent again until the gateway answers (request-reply with the body b"ok") or three seconds have passed.
+    When log-probabilities were asked for, `logprobs` has one for each of `ids`, and `spelled` what each of
+    the next tokens not yet spelled gave to the text: b"" for one that gave nothing (special, or of a stop
+    string), and only once all that it gave has been shown. Together they spell the text.
     """
 
     request_id: str
@@ -214,6 +235,8 @@ class Tokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     hops: tuple[HopTiming, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    spelled: tuple[bytes, ...] = ()
 
 
 class Alive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

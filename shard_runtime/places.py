@@ -18,6 +18,7 @@ from shard_runtime.frames import VERSION, FrameRejected, Header, address_of, dec
 from shard_runtime.journal import Journal
 from shard_runtime.kv import KvPool
 from shard_runtime.messages import LoadSlice, PlanMember
+from shard_runtime.picked import Picked
 from shard_runtime.plan import Plan
 from shard_runtime.slices import Slice
 from shard_runtime.stage import LOST, Stage
@@ -188,9 +189,9 @@ class Places:
         around = self._around
         answering: Answering | None = None
 
-        def on_token(request_id: str, token: int) -> None:
+        def on_token(request_id: str, picked: Picked) -> None:
             if answering is not None:
-                answering.on_token(request_id, token)
+                answering.on_token(request_id, picked)
 
         def on_fail(request_id: str, code: str) -> None:
             if answering is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from shard_runtime.messages import Sampling
+from shard_runtime.picked import MAX_LIKELY, NEVER, Picked
 
 GREEDY_BELOW = 1e-5
 """Temperatures below this are greedy: the softmax is one-hot there, and dividing overflows float32."""
@@ -67,3 +68,15 @@ def pick(logits: Tensor, sampling: Sampling, position: int) -> int:
     if not np.isfinite(scores[token]):
         raise LogitsNotFinite(f"the best logit at position {position} is {scores[token]}")
     return token
+
+
+def weighed(logits: Tensor, token: int, count: int) -> Picked:
+    """`token` with its log-probability and the `count` (at most MAX_LIKELY) most likely ones.
+
+    logits: (vocab,) float32, raw: neither temperature nor top_k nor top_p changes what comes out.
+    """
+    logprobs = logits.double().log_softmax(-1)
+    logprobs = logprobs.clamp(NEVER, 0.0)
+    values, ids = logprobs.topk(min(count, MAX_LIKELY, logprobs.shape[0]))
+    likely = zip(ids.tolist(), values.tolist(), strict=True)
+    return Picked(token, float(logprobs[token]), tuple(likely))

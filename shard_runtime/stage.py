@@ -22,8 +22,9 @@ from shard_runtime.delivery import Delivery
 from shard_runtime.frames import Frame, WireDtype
 from shard_runtime.kv import KvPool, KvSlot, NoKvSlot
 from shard_runtime.messages import HopTiming, Sampling
+from shard_runtime.picked import Picked, PickedInvalid
 from shard_runtime.plan import Plan
-from shard_runtime.sampling import pick
+from shard_runtime.sampling import pick, weighed
 from shard_runtime.slices import Slice
 
 LOST = "shard_lost"
@@ -35,8 +36,8 @@ SAMPLES = 4096
 
 Post = Callable[[str, bytes], None]
 """(peer's mesh key, message)"""
-OnToken = Callable[[str, int], None]
-"""(request id, token): the ring's answer to the entry's last step."""
+OnToken = Callable[[str, Picked], None]
+"""(request id, token picked): the ring's answer to the entry's last step."""
 OnFail = Callable[[str, str], None]
 """(request id, code): the ring can't go on with this request."""
 
@@ -68,7 +69,7 @@ class _Result:
 
     payload: bytes | memoryview
     shape: tuple[int, ...]
-    token: int | None
+    picked: Picked | None
     compute_ns: int
 
 
@@ -223,14 +224,19 @@ class Stage:
 
     def _token(self, event: Arrived) -> None:
         work = self._work.get(event.rid)
-        if work is None or event.dtype != "int64" or event.shape != (1,):
+        if work is None or event.dtype != "int64":
+            self.delivery.count["bad_token"] += 1
+            return
+        try:
+            picked = Picked.of_cells(event.payload, self.slice.vocab_size)
+        except PickedInvalid:
             self.delivery.count["bad_token"] += 1
             return
         self._heard_ns = time.monotonic_ns()
         work.waiting_since_ns = None
         if len(work.hop_ns) < SAMPLES:
             work.hop_ns.append(event.hop_ns)
-        self._on_token(event.rid, int.from_bytes(event.payload, "little", signed=True))
+        self._on_token(event.rid, picked)
 
     def _hidden(self, event: Arrived) -> None:
         work = self._work.get(event.rid)
@@ -288,8 +294,9 @@ class Stage:
                 raise ActivationInvalid(f"step {step} after {kv.length} tokens")
             out = self.slice.step(x, kv)
             if self.plan.is_exit:
-                token = pick(out, work.sampling, step + n)
-                return _Result(b"", (1,), token, time.perf_counter_ns() - begun)
+                token, asked = pick(out, work.sampling, step + n), work.sampling.logprobs
+                picked = Picked(token) if asked is None else weighed(out, token, asked)
+                return _Result(b"", (), picked, time.perf_counter_ns() - begun)
             return _Result(to_bytes(out), tuple(out.shape), None, time.perf_counter_ns() - begun)
 
         def done(outcome: _Result | Exception | None) -> None:
@@ -307,17 +314,17 @@ class Stage:
 
     def _computed(self, rid: str, work: _Work, step: int, n: int, result: _Result) -> None:
         now_ns = time.monotonic_ns()
-        if result.token is None:
+        if result.picked is None:
             shape, dtype, to = result.shape, self._wire_dtype, self.plan.downstream
             self.delivery.send("hidden", to, rid, step, n, dtype, shape, result.payload, now_ns)
             if self.plan.is_entry:
                 work.waiting_since_ns = now_ns
                 work.patience_ns = self._stall_ns + n * self._stall_ns // 500
         elif self.plan.is_entry:
-            self._on_token(rid, result.token)
+            self._on_token(rid, result.picked)
         else:
-            token = result.token.to_bytes(8, "little", signed=True)
-            self.delivery.send("token", 0, rid, step, n, "int64", (1,), token, now_ns)
+            cells = result.picked.cells()
+            self.delivery.send("token", 0, rid, step, n, "int64", (len(cells) // 8,), cells, now_ns)
         self._flush()
 
     def _fail(self, rid: str, code: str) -> None:

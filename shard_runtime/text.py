@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tokenizers import decoders
 from transformers import AutoTokenizer
+
+from shard_runtime.spelling import Speller, Spelling, bytes_of, is_byte_level, special_ids
 
 _REPLACEMENT = "\ufffd"
 _LONGEST_WINDOW = 64
@@ -31,9 +32,10 @@ class IncrementalText:
 
     `text` is all that was given out; after `flush` it equals the tokenizer's decode of all ids (special
     tokens skipped, no clean-up of spaces) up to the stop string that completes first. A token costs O(1).
+    With a `speller`, `spelled` tells which bytes of the text each token gave.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Any, stop: Sequence[str] = (), speller: Speller | None = None) -> None:
         if not all(stop):
             raise ValueError("an empty stop string would stop before the first token")
         self.stopped = False
@@ -41,6 +43,8 @@ class IncrementalText:
         self._held = ""
         self._stop = tuple(stop)
         self._decoder: _Decoder = _decoder_for(tokenizer)
+        self._spelling = None if speller is None else Spelling(speller)
+        self._shown = 0
 
     @property
     def text(self) -> str:
@@ -49,11 +53,29 @@ class IncrementalText:
 
     def push(self, token_id: int) -> str:
         """Text that may be shown now: whole characters, no end that may turn out to begin a stop."""
-        return "" if self.stopped else self._release(self._decoder.push(token_id), last=False)
+        if self.stopped:
+            return ""
+        new = self._decoder.push(token_id)
+        if self._spelling is not None:
+            self._spelling.add(token_id, new)
+        return self._release(new, last=False)
 
     def flush(self) -> str:
         """The rest, when no more tokens come; an unfinished character becomes U+FFFD, as in decode."""
-        return "" if self.stopped else self._release(self._decoder.flush(), last=True)
+        if self.stopped:
+            return ""
+        new = self._decoder.flush()
+        if self._spelling is not None:
+            self._spelling.finish(new)
+        return self._release(new, last=True)
+
+    def spelled(self) -> tuple[bytes, ...]:
+        """What the next tokens, in order, gave to the text shown so far (b"": nothing); each is told once.
+
+        A token is told when all it gave is shown. At the end every token has been told, and together they
+        spell the text, wherever it is whole UTF-8. Without a speller: nothing.
+        """
+        return () if self._spelling is None else self._spelling.take()
 
     def _release(self, new: str, *, last: bool) -> str:
         begin = len(self._held)
@@ -66,6 +88,9 @@ class IncrementalText:
         out, self._held = self._held[:shown], "" if self.stopped else self._held[shown:]
         if out:
             self._parts.append(out)
+            self._shown += len(out)
+        if self._spelling is not None:
+            (self._spelling.cut if self.stopped else self._spelling.show)(self._shown)
         return out
 
     def _first_stop(self, begin: int) -> int | None:
@@ -93,14 +118,14 @@ class _ByteLevel:
 
     def __init__(self, tokenizer: Any) -> None:
         self._token_of = tokenizer.convert_ids_to_tokens
-        self._special = _special_ids(tokenizer)
+        self._special = special_ids(tokenizer)
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
         if token_id in self._special:
             return ""
         token = self._token_of(token_id)
-        return "" if token is None else self._utf8.decode(_bytes_of(token))
+        return "" if token is None else self._utf8.decode(bytes_of(token))
 
     def flush(self) -> str:
         return self._utf8.decode(b"", final=True)
@@ -111,7 +136,7 @@ class _Window:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._special = _special_ids(tokenizer)
+        self._special = special_ids(tokenizer)
         self._window: list[int] = []
         self._known = 0
 
@@ -134,31 +159,5 @@ class _Window:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def _special_ids(tokenizer: Any) -> frozenset[int]:
-    return frozenset(number for number, token in tokenizer.added_tokens_decoder.items() if token.special)
-
-
 def _decoder_for(tokenizer: Any) -> _Decoder:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None and isinstance(backend.decoder, decoders.ByteLevel):
-        return _ByteLevel(tokenizer)
-    return _Window(tokenizer)
-
-
-def _gpt2_alphabet() -> dict[str, int]:
-    """Byte-level BPE writes a byte as one visible character: itself where printable, else from U+0100 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(0x100) if byte not in printable]
-    alphabet = {chr(byte): byte for byte in printable}
-    return alphabet | {chr(0x100 + number): byte for number, byte in enumerate(others)}
-
-
-_BYTE_OF = _gpt2_alphabet()
-
-
-def _bytes_of(token: str) -> bytes:
-    """An added token may hold characters outside the alphabet: then it stands for itself."""
-    try:
-        return bytes(_BYTE_OF[character] for character in token)
-    except KeyError:
-        return token.encode()
+    return _ByteLevel(tokenizer) if is_byte_level(tokenizer) else _Window(tokenizer)

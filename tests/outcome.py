@@ -4,7 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from shard_runtime.messages import FinishReason, HopTiming, Tokens
+from shard_runtime.messages import FinishReason, HopTiming, TokenLogprob, Tokens
 
 
 @dataclass
@@ -19,6 +19,8 @@ class Outcome:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     hops: tuple[HopTiming, ...] = ()
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    spelled: list[bytes] = field(default_factory=list)
     asked_s: float = 0.0
     nonce: str = ""
     arrivals: list[tuple[float, int]] = field(default_factory=list)
@@ -39,6 +41,8 @@ class Outcome:
             self.faults.append(f"tokens from {tokens.index} on, after {len(self.ids)}")
         self.ids += tokens.ids
         self.text += tokens.text
+        self.logprobs += tokens.logprobs
+        self.spelled += tokens.spelled
         self.arrivals.append((time.monotonic(), len(tokens.ids)))
         if tokens.finish_reason is not None:
             self.finish_reason, self.error_code = tokens.finish_reason, tokens.error_code

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 import torch
 
 from shard_runtime.messages import GenerationEnded, Sampling, commitment
-from shard_runtime.text import load_tokenizer
-from tests.exact.generation import Dtype, generated, whole_model
+from shard_runtime.spelling import Speller
+from shard_runtime.text import IncrementalText, load_tokenizer
+from tests.exact.generation import Dtype, Run, generated, whole_model
 from tests.exact.models import make_model
 from tests.ring import Ring, ring
 
@@ -41,9 +43,14 @@ class Reference:
     def says(
         self, model_dir: Path, dtype: Dtype, prompt: list[int], count: int, sampling: Sampling | None = None
     ) -> list[int]:
+        return self.run(model_dir, dtype, prompt, count, sampling).ids
+
+    def run(
+        self, model_dir: Path, dtype: Dtype, prompt: list[int], count: int, sampling: Sampling | None = None
+    ) -> Run:
         if (model_dir, dtype) not in self.whole:
             self.whole[(model_dir, dtype)] = whole_model(model_dir, dtype)
-        return generated(self.whole[(model_dir, dtype)], prompt, count, sampling).ids
+        return generated(self.whole[(model_dir, dtype)], prompt, count, sampling)
 
 
 @pytest.fixture(scope="module")
@@ -146,4 +153,63 @@ async def test_the_report_commits_to_the_text(shards: Ring, reference: Reference
     [ended] = shards.said(GenerationEnded, request_id=outcome.request_id)
     assert ended.output_commitment == commitment(outcome.nonce, outcome.text)
     assert (ended.prompt_tokens, ended.completion_tokens) == (len(PROMPT), 6)
+    await shards.unload(pool_id)
+
+
+@pytest.mark.parametrize(
+    ("count", "dtype"), [(1, "float32"), (2, "float32"), (2, "bfloat16"), (3, "float32")]
+)
+async def test_log_probabilities_are_those_of_transformers_on_the_same_tokens(
+    shards: Ring, reference: Reference, count: int, dtype: Dtype
+) -> None:
+    """Hot sampling with filters, so that the tokens told of are seldom the likeliest."""
+    model_dir = reference.model("llama", False)
+    pool_id = await shards.load(model_dir, CUTS[count], dtype=dtype)
+    asked = msgspec.structs.replace(SAMPLED, logprobs=20)
+    outcome = await shards.generate(pool_id, PROMPT, max_tokens=TOKENS, sampling=asked)
+    whole = reference.run(model_dir, dtype, PROMPT, TOKENS, SAMPLED)
+    assert outcome.ids == whole.ids
+    assert len(outcome.logprobs) == TOKENS
+    spell = Speller(load_tokenizer(model_dir)).spell
+    for said, token, logits in zip(outcome.logprobs, whole.ids, whole.logits, strict=True):
+        expected = torch.log_softmax(logits.float(), -1)
+        assert said.logprob == pytest.approx(float(expected[token]), abs=1e-4)
+        best = expected.topk(20)
+        assert [one.id for one in said.likely] == best.indices.tolist()
+        assert [one.logprob for one in said.likely] == pytest.approx(best.values.tolist(), abs=1e-4)
+        assert all(one.spelled == spell(one.id) for one in said.likely)
+    assert len(outcome.spelled) == TOKENS
+    assert b"".join(outcome.spelled).decode(errors="replace") == outcome.text
+    await shards.unload(pool_id)
+
+
+async def test_log_probabilities_go_on_after_tokens_the_client_has_and_stop_with_the_text(
+    shards: Ring, reference: Reference
+) -> None:
+    model_dir = reference.model("llama", False)
+    pool_id = await shards.load(model_dir, CUTS[2])
+    asked = msgspec.structs.replace(SAMPLED, logprobs=0)
+    once = await shards.generate(pool_id, PROMPT, max_tokens=TOKENS, sampling=asked)
+    assert all(said.likely == () for said in once.logprobs)
+    stop = once.text[-3:]
+    command = shards.command(
+        pool_id, PROMPT, max_tokens=TOKENS, sampling=asked, stop=(stop,), resume_ids=tuple(once.ids[:9])
+    )
+    again = await shards.ask(command)
+    await shards.ended(again)
+    before = [said.logprob for said in once.logprobs[9 : len(again.ids)]]
+    assert [said.logprob for said in again.logprobs] == pytest.approx(before, abs=1e-4)
+    had = IncrementalText(load_tokenizer(model_dir), (stop,), Speller(load_tokenizer(model_dir)))
+    for token in once.ids[:9]:
+        had.push(token)
+    spelled = [*had.spelled(), *again.spelled]
+    assert len(spelled) == len(again.ids)
+    assert b"".join(spelled).decode(errors="replace") == once.text[: once.text.index(stop)]
+    await shards.unload(pool_id)
+
+
+async def test_nobody_who_did_not_ask_is_told_log_probabilities(shards: Ring, reference: Reference) -> None:
+    pool_id = await shards.load(reference.model("llama", False), CUTS[2])
+    outcome = await shards.generate(pool_id, PROMPT, max_tokens=5, sampling=SAMPLED)
+    assert (outcome.logprobs, outcome.spelled) == ([], [])
     await shards.unload(pool_id)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
+from shard_runtime.spelling import Speller
 from shard_runtime.text import IncrementalText, load_tokenizer
 from tests.exact.models import EOS, make_tokenizer
 
@@ -164,3 +165,90 @@ def test_the_tokenizer_of_a_directory_is_loaded_without_network_or_code(tmp_path
     assert decoded(tokenizer, tokenizer.encode("the fox 🙂", add_special_tokens=False)) == "the fox 🙂"
     chat = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
     assert chat == "<|begin|>user: hi<|end|>"
+
+
+LETTERS = "abé🙂 世"
+STOPS = st.lists(st.text(st.sampled_from(LETTERS), min_size=1, max_size=4), max_size=4)
+
+
+@cache
+def speller(of: Any) -> Speller:
+    return Speller(of())
+
+
+def spelt(of: Any, ids: list[int], stop: tuple[str, ...] = ()) -> tuple[str, list[tuple[bytes, ...]]]:
+    """The text shown, and what was spelled after each token, up to a stop string, and after the flush."""
+    text = IncrementalText(of(), stop, speller(of))
+    told: list[tuple[bytes, ...]] = []
+    for token in ids:
+        if text.stopped:
+            break
+        text.push(token)
+        told.append(text.spelled())
+        so_far = b"".join(piece for pieces in told for piece in pieces)
+        assert text.text.encode().startswith(so_far) or "\ufffd" in text.text
+    text.flush()
+    told.append(text.spelled())
+    return text.text, told
+
+
+@given(st.text(st.sampled_from(LETTERS), max_size=30), STOPS)
+def test_tokens_spell_exactly_what_is_shown(written: str, stops: list[str]) -> None:
+    """Whole words, single bytes, stop strings anywhere: every token once, nothing of a stop string."""
+    stop = tuple(stops)
+    whole = byte_level().encode(written, add_special_tokens=False)
+    single_bytes = [byte_level().convert_tokens_to_ids(sign) for sign in byte_signs(written)]
+    fallback = [3 + byte for byte in written.lstrip(" ").encode()]
+    for of, ids in ((byte_level, whole), (byte_level, single_bytes), (sentencepiece, fallback)):
+        shown, told = spelt(of, ids, stop)
+        assert shown == first_completed(decoded(of(), ids), stop)
+        pieces = [piece for some in told for piece in some]
+        assert b"".join(pieces).decode() == shown
+        assert len(pieces) == len(told) - 1
+        for number, piece in enumerate(pieces):
+            assert speller(of).spell(ids[number]).startswith(piece)
+
+
+@given(st.lists(st.integers(0, 321), max_size=40), STOPS)
+def test_any_byte_level_tokens_are_spelled_once_each(ids: list[int], stops: list[str]) -> None:
+    """Broken UTF-8 too: the tokens' bytes, read as the text is, are the text."""
+    shown, told = spelt(byte_level, ids, tuple(stops))
+    pieces = [piece for some in told for piece in some]
+    assert len(pieces) == len(told) - 1
+    if shown == first_completed(decoded(byte_level(), ids), ()):
+        assert b"".join(pieces).decode(errors="replace") == shown
+
+
+@given(st.lists(st.sampled_from([1, 2, *range(259, 271), 3 + 0xF0, 3 + 0x9F, 3 + 0x41]), max_size=40), STOPS)
+def test_any_sentencepiece_tokens_are_spelled_once_each(ids: list[int], stops: list[str]) -> None:
+    shown, told = spelt(sentencepiece, ids, tuple(stops))
+    pieces = [piece for some in told for piece in some]
+    assert len(pieces) == len(told) - 1
+    if "\ufffd" not in shown:
+        assert b"".join(pieces).decode() == shown
+
+
+def test_a_character_of_several_tokens_is_spelled_when_it_is_shown() -> None:
+    ids = [byte_level().convert_tokens_to_ids(sign) for sign in byte_signs("🙂!")]
+    _, told = spelt(byte_level, ids)
+    assert told == [(), (), (), (b"\xf0", b"\x9f", b"\x99", b"\x82"), (b"!",), ()]
+
+
+def test_a_token_that_a_stop_string_cuts_keeps_what_is_shown_of_it() -> None:
+    tokenizer = byte_level()
+    ids = [tokenizer.convert_tokens_to_ids(token) for token in ("Ġfox", "ju", "mps", "Ġo")]
+    shown, told = spelt(byte_level, ids, ("ps o",))
+    assert shown == " foxjum"
+    assert told == [(b" fox",), (b"ju",), (), (b"m", b""), ()]
+
+
+def test_special_tokens_give_nothing_to_the_text_and_have_their_name_among_the_likely() -> None:
+    end = byte_level().convert_tokens_to_ids(EOS)
+    _, told = spelt(byte_level, [end])
+    assert [piece for some in told for piece in some] == [b""]
+    assert speller(byte_level).spell(end) == EOS.encode()
+
+
+def test_a_word_among_the_likely_keeps_its_space() -> None:
+    assert speller(sentencepiece).spell(259) == b" the"
+    assert speller(sentencepiece).spell(3 + 0xE4) == b"\xe4"
