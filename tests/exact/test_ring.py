@@ -157,14 +157,16 @@ async def test_the_report_commits_to_the_text(shards: Ring, reference: Reference
 
 
 @pytest.mark.parametrize(
-    ("count", "dtype"), [(1, "float32"), (2, "float32"), (2, "bfloat16"), (3, "float32")]
+    ("ends", "dtype"),
+    [([6], "float32"), (CUTS[2], "float32"), (CUTS[2], "bfloat16"), (CUTS[3], "float32")],
+    ids=["1-float32", "2-float32", "2-bfloat16", "3-float32"],
 )
 async def test_log_probabilities_are_those_of_transformers_on_the_same_tokens(
-    shards: Ring, reference: Reference, count: int, dtype: Dtype
+    shards: Ring, reference: Reference, ends: list[int], dtype: Dtype
 ) -> None:
     """Hot sampling with filters, so that the tokens told of are seldom the likeliest."""
     model_dir = reference.model("llama", False)
-    pool_id = await shards.load(model_dir, CUTS[count], dtype=dtype)
+    pool_id = await shards.load(model_dir, ends, dtype=dtype)
     asked = msgspec.structs.replace(SAMPLED, logprobs=20)
     outcome = await shards.generate(pool_id, PROMPT, max_tokens=TOKENS, sampling=asked)
     whole = reference.run(model_dir, dtype, PROMPT, TOKENS, SAMPLED)
