@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from services import cli_audit, cli_log, cli_network, cli_worker
+from services import cli_audit, cli_chain, cli_log, cli_network, cli_worker
 from services.cli_output import Json, report, show
 
 app = typer.Typer(
@@ -122,6 +122,7 @@ def bench_shards(json: Json = False) -> None:
 cli_network.register(app)
 cli_log.register(app)
 cli_audit.register(app)
+cli_chain.register(app)
 cli_worker.register(app)
 app.add_typer(bench_app, name="bench")
 

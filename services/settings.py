@@ -1,7 +1,7 @@
-"""The one place where configuration is read: `COMPUTEPOOL_*` variables, plus DATABASE_URL and NATS_URL.
+"""The one place where configuration is read: `COMPUTEPOOL_*`, DATABASE_URL, NATS_URL, CHAIN_RPC_URL.
 
-Knows nothing of how any setting is used. With DATABASE_URL / NATS_URL unset, `services.stack` starts its own
-servers and passes their addresses on to its children through the same variables.
+Knows nothing of how any setting is used. With one of those three unset, `services.stack` starts its own
+server and passes their addresses on to its children through the same variables.
 """
 
 from pathlib import Path
@@ -34,6 +34,10 @@ class Settings(BaseSettings):
     """Where clients reach the gateway; default: http://<gateway_host>:<gateway_port>."""
     chain_id: int = 31337
     """EIP-155 chain id that registrations and consents are bound to."""
+    chain_rpc_url: str | None = Field(None, validation_alias=AliasChoices("CHAIN_RPC_URL", "chain_rpc_url"))
+    """http(s)://… of an EVM chain's JSON-RPC; unset: a local anvil."""
+    chain_manifest: Path | None = None
+    """Which contracts stand where; default: `<state_dir>/chain/<chain id>.json`."""
     model_dirs: tuple[Path, ...] = (Path("tests/models"),)
     """Where a pool's model name is looked up (gateway: tokenizer; worker: weights)."""
     allow_hub: bool = False
@@ -48,6 +52,9 @@ class Settings(BaseSettings):
     @property
     def seeds_dir(self) -> Path:
         return self.nats_seeds_dir or self.state_dir / "keys" / "nats"
+
+    def manifest_of(self, chain_id: int) -> Path:
+        return self.chain_manifest or self.state_dir / "chain" / f"{chain_id}.json"
 
     @property
     def public_url(self) -> str:

@@ -38,6 +38,8 @@ def local_settings(base: Settings | None = None) -> Settings:
         found["gateway_url"] = known["COMPUTEPOOL_GATEWAY_URL"]
     if settings.nats_url is None and known.get("NATS_URL"):
         found["nats_url"] = known["NATS_URL"]
+    if settings.chain_rpc_url is None and known.get("CHAIN_RPC_URL"):
+        found["chain_rpc_url"] = known["CHAIN_RPC_URL"]
     if settings.database_url is None and known.get("DATABASE_URL"):
         found["database_url"] = SecretStr(known["DATABASE_URL"])
     return settings.model_copy(update=found)
