@@ -22,6 +22,7 @@ from services.stack.supervisor import survivors
 
 DISK_NEEDED = 2 * 2**30
 CLOCK_TOLERANCE_S = 2.0
+_DEFAULT_PORTS = {"nats": 4222, "postgres": 5432}
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ async def examine() -> list[Finding]:
         ("nats", _nats),
         ("postgres", _postgres),
         ("mesh node", _mesh_node),
+        ("chain", _chain),
         ("torch", _torch),
         ("disk", _disk),
         ("clock", _clock),
@@ -148,7 +150,10 @@ def _reachable(name: str, url: str, remedy: str) -> Finding:
     from urllib.parse import urlsplit
 
     parts = urlsplit(url)
-    host, port = parts.hostname or "127.0.0.1", parts.port or (4222 if name == "nats" else 5432)
+    host, port = (
+        parts.hostname or "127.0.0.1",
+        parts.port or _DEFAULT_PORTS.get(name) or (443 if parts.scheme == "https" else 80),
+    )
     if "?host=/" in url:
         return Finding(name, True, "external, on a Unix socket")
     try:
@@ -166,6 +171,28 @@ def _mesh_node(_: Settings) -> Finding:
     if stale:
         detail += " is older than its sources"
     return Finding("mesh node", not stale, detail, "make setup")
+
+
+def _chain(settings: Settings) -> Finding:
+    """An external chain must know where its contracts stand; the local one must be there to be started."""
+    from services.chain import anvil, manifest
+    from services.chain.contracts import plan_of
+
+    if settings.chain_rpc_url:
+        remedy = "check CHAIN_RPC_URL, or unset it to use the local chain"
+        found = _reachable("chain", settings.chain_rpc_url, remedy)
+        if not found.well:
+            return found
+        path = settings.manifest_of(settings.chain_id)
+        try:
+            known = manifest.read(path)
+        except manifest.NotDeployed as missing:
+            return Finding("chain", False, str(missing), "computepool chain deploy")
+        return Finding("chain", True, f"{found.detail}; {len(known.contracts)} contracts in {path}")
+    asked = subprocess.run([anvil.binary(), "--version"], capture_output=True, text=True, check=True)
+    version = asked.stdout.strip().splitlines()[0].rpartition(" ")[2]
+    steps = len(plan_of(anvil.dev_account().address).steps)
+    return Finding("chain", True, f"local anvil {version}, {steps} steps to deploy (kept in build/chain)")
 
 
 def _torch(_: Settings) -> Finding:

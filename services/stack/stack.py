@@ -1,4 +1,4 @@
-"""The network on one machine: NATS and PostgreSQL (unless external ones are named), roles, local nodes.
+"""The network on one machine: NATS, PostgreSQL, chain (unless external ones are named), roles, local nodes.
 
 Knows the order and what each role needs; knows nothing of pools or requests.
 """
@@ -17,12 +17,14 @@ from pydantic.fields import FieldInfo
 
 from services import bus, credentials, generations, migrate
 from services.access import NatsAccess
+from services.chain import anvil
 from services.join import Endpoints, Joined, join, write_configs
 from services.log import ensure_streams
 from services.node_keys import NodeKeys
 from services.rebuild import rebuild
 from services.settings import Settings
 from services.stack import postgres, register
+from services.stack.chain import start_chain
 from services.stack.node import ROOT as ROOT
 from services.stack.node import plain_environment, program, start_node
 from services.stack.process import NotReady, Process, Running
@@ -47,10 +49,11 @@ class Stack:
     async def start(self) -> None:
         """Servers, schema, streams, roles. Raises what the failing part raises, naming it."""
         self.settings = self.settings.model_copy(update={"gateway_port": self._gateway_port()})
-        self.supervisor.say("starting", "NATS and PostgreSQL")
+        self.supervisor.say("starting", "NATS, PostgreSQL and the chain")
         async with asyncio.TaskGroup() as parts:
             parts.create_task(self._start_nats())
             parts.create_task(self._start_postgres())
+            parts.create_task(self._start_chain())
         self.supervisor.say("starting", "orchestrator, projector, gateway")
         gateway = f"{self.settings.public_url}/livez"
         async with asyncio.TaskGroup() as parts:
@@ -118,6 +121,16 @@ class Stack:
             self.supervisor.note_address("postgres", str(server.socket_dir))
             self.settings = self.settings.model_copy(update={"database_url": SecretStr(server.url())})
         await asyncio.to_thread(migrate.upgrade, database_url(self.settings))
+
+    async def _start_chain(self) -> None:
+        """An external chain's contracts are put there by `computepool chain deploy`, not by a start."""
+        if self.settings.chain_rpc_url is not None:
+            return
+        port = kept_port(self.settings.state_dir, "CHAIN_RPC_URL")
+        directory = self.settings.state_dir.resolve() / "chain"
+        manifest = self.settings.manifest_of(anvil.CHAIN_ID)
+        url = await start_chain(self.supervisor, directory, manifest, port)
+        self.settings = self.settings.model_copy(update={"chain_rpc_url": url})
 
     async def _start_projector(self) -> None:
         """A read model of other projections than this program's is rebuilt from the log first."""
@@ -197,7 +210,11 @@ def role_environment(settings: Settings) -> dict[str, str]:
 
 def client_environment(settings: Settings) -> dict[str, str]:
     """What a client on this machine needs and anyone may know; the database only when it is ours."""
-    found = {"COMPUTEPOOL_GATEWAY_URL": settings.public_url, "NATS_URL": settings.nats_url or ""}
+    found = {
+        "COMPUTEPOOL_GATEWAY_URL": settings.public_url,
+        "NATS_URL": settings.nats_url or "",
+        "CHAIN_RPC_URL": settings.chain_rpc_url or "",
+    }
     url = database_url(settings)
     if "?host=" in url:
         found["DATABASE_URL"] = url
