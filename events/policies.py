@@ -30,7 +30,7 @@ class Do(msgspec.Struct, frozen=True):
 
 
 class Dispatch(msgspec.Struct, frozen=True):
-    """Send a command to a node's work queue. `pool_epoch` names the plan it belongs to."""
+    """Send a command to a node's work queue. `receipt_keys`: of `plan.shards`, in their order, to load."""
 
     node_id: str
     name: Literal["load_slice", "unload_slice", "cancel"]
@@ -40,6 +40,7 @@ class Dispatch(msgspec.Struct, frozen=True):
     terms: pool.Proposed
     request_id: str = ""
     reason: str = ""
+    receipt_keys: tuple[str, ...] = ()
 
 
 class AdmitNode(msgspec.Struct, frozen=True):
@@ -89,6 +90,7 @@ def _to_every_shard(
     state = view.pools.get(recorded.aggregate_id)
     if not isinstance(state, pool.Forming | pool.Closed):
         return ()
+    receipt_keys = _receipt_keys(view, plan) if name == "load_slice" else ()
     return tuple(
         Dispatch(
             shard.node_id,
@@ -97,9 +99,16 @@ def _to_every_shard(
             recorded.aggregate_id,
             plan,
             state.terms,
+            receipt_keys=receipt_keys,
         )
         for n, shard in enumerate(plan.shards)
     )
+
+
+def _receipt_keys(view: View, plan: pool.Planned) -> tuple[str, ...]:
+    """As registered. What is no node (no history makes one) has no key, so no ring takes its word."""
+    states = [view.nodes.get(shard.node_id, node.Absent()) for shard in plan.shards]
+    return tuple("" if isinstance(state, node.Absent) else state.registration.receipt_key for state in states)
 
 
 def _unload(recorded: Recorded, view: View) -> tuple[Reaction, ...]:

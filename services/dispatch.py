@@ -27,8 +27,10 @@ def message_of(dispatch: Dispatch) -> messages.Command:
                 weights_digest=terms.weights_digest,
                 dtype=terms.dtype,
                 members=tuple(
-                    messages.PlanMember(shard.node_id, shard.mesh_key, shard.first_layer, shard.end_layer)
-                    for shard in plan.shards
+                    messages.PlanMember(
+                        shard.node_id, shard.mesh_key, receipt_key, shard.first_layer, shard.end_layer
+                    )
+                    for shard, receipt_key in zip(plan.shards, dispatch.receipt_keys, strict=True)
                 ),
                 max_context=terms.context_length,
                 kv_slots=terms.kv_slots,

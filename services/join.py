@@ -15,7 +15,7 @@ import httpx
 
 from events.registration import acceptance, registration
 from services.gateway_rest import checked, client
-from services.node_keys import MESH_KEY_FILE, NATS_SEED_FILE, SEAL_KEY_FILE, NodeKeys
+from services.node_keys import MESH_KEY_FILE, NATS_SEED_FILE, RECEIPT_KEY_FILE, SEAL_KEY_FILE, NodeKeys
 
 WORKER_CONFIG_FILE = "worker.json"
 MESH_CONFIG_FILE = "mesh.json"
@@ -99,6 +99,7 @@ def write_configs(
         "nats_url": endpoints.nats_url,
         "nats_seed_file": str(base / NATS_SEED_FILE),
         "seal_key_file": str(base / SEAL_KEY_FILE),
+        "receipt_key_file": str(base / RECEIPT_KEY_FILE),
         "axl_url": f"http://127.0.0.1:{endpoints.mesh_api_port}",
         "axl_token": token,
         "model_dirs": [str(path.resolve()) for path in model_dirs],

@@ -1,5 +1,6 @@
 """What the delivery protocol tells its owner; knows nothing of how that was made certain."""
 
+import json
 from dataclasses import dataclass
 
 from shard_runtime.frames import Kind
@@ -43,3 +44,12 @@ class Refused:
 
 
 Event = Arrived | Confirmed | Refused
+
+
+def reason_in(payload: bytes | memoryview) -> str:
+    """Of a `nack`; "unknown" when it does not say one."""
+    try:
+        said = json.loads(bytes(payload[:4096]))
+        return str(said.get("reason", "unknown"))[:64] if isinstance(said, dict) else "unknown"
+    except (ValueError, RecursionError):
+        return "unknown"

@@ -6,12 +6,14 @@ step `s` says that `s` was computed everywhere. Explicit `ack` frames (whose `n`
 sent only for control frames, for large ones, for repeated ones and when the sender runs low on credit.
 """
 
-import json
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from shard_runtime.arrivals import FAIL, OPEN, Arrived, Confirmed, Event, Refused
+from msgspec.structs import replace
+
+from shard_runtime.arrivals import FAIL, OPEN, Arrived, Confirmed, Event, Refused, reason_in
+from shard_runtime.evidence import Evidence
 from shard_runtime.frames import (
     PART_BYTES,
     VERSION,
@@ -29,6 +31,7 @@ from shard_runtime.frames import (
 from shard_runtime.outstanding import Outstanding
 from shard_runtime.plan import Plan, same_sender
 from shard_runtime.reassembly import Reassembly, ReassemblyFull
+from shard_runtime.signing import ReceiptKey, Signers, statement
 
 CREDITS = 32
 LOW_CREDIT = 4
@@ -64,9 +67,11 @@ class Delivery:
     `count` counts every frame dropped, by reason, and `sent`, `received`, `retransmitted`, `acks`.
     """
 
-    def __init__(self, plan: Plan, wall_ns: Callable[[], int]) -> None:
+    def __init__(self, plan: Plan, wall_ns: Callable[[], int], receipt_key: ReceiptKey) -> None:
         self.plan = plan
         self.count: Counter[str] = Counter()
+        self.evidence = Evidence()
+        self._receipt_key, self._signers = receipt_key, Signers(plan.receipt_keys)
         self.outgoing: deque[tuple[int, bytes]] = deque()
         """(stage, frame bytes), to be taken and sent by the owner."""
         self._wall_ns = wall_ns
@@ -165,11 +170,13 @@ class Delivery:
             return self._drop("not_a_member")
         if not same_sender(header.from_, mesh_sender):
             return self._drop("wrong_sender")
+        if not self._signers.signed(sender, statement(header), header.sig):
+            return self._drop("bad_signature")
         self.count["received"] += 1
         if header.kind == "ack":
             return self._acknowledged(header, frame.payload, sender, now_ns)
         if header.kind == "nack":
-            return [Refused(sender, header.rid, _reason(frame.payload))]
+            return [Refused(sender, header.rid, reason_in(frame.payload))]
         if header.kind == "control":
             return self._control(header, frame.payload, sender)
         expected_kind = "token" if plan.is_entry else "hidden"
@@ -218,8 +225,11 @@ class Delivery:
         header = Header(
             VERSION, frame.kind, plan.pool_id, plan.epoch, frame.rid, frame.step, frame.n, frame.attempt,
             plan.my_key, plan.key(frame.peer), frame.dtype, frame.shape, frame.part, frame.parts,
-            frame.digest, self._wall_ns(), CREDITS - self._in_flight[frame.peer],
+            frame.digest, self._wall_ns(), CREDITS - self._in_flight[frame.peer], frame.sig,
         )  # fmt: skip
+        if not frame.sig:
+            frame.sig = self._receipt_key.sign(statement(header))
+            header = replace(header, sig=frame.sig)
         frame.attempt += 1
         frame.last_sent_ns = now_ns
         frame.due_ns = now_ns + frame.rto_ns
@@ -232,6 +242,7 @@ class Delivery:
             VERSION, kind, plan.pool_id, plan.epoch, rid, step, part, 0, plan.my_key, plan.key(to), "json",
             (len(payload),), 0, 1, digest_of(payload), self._wall_ns(), CREDITS - self._in_flight[to],
         )  # fmt: skip
+        header = replace(header, sig=self._receipt_key.sign(statement(header)))
         self.count["sent"] += 1
         self.count["acks" if kind == "ack" else "nacks"] += 1
         self.outgoing.append((to, encode(header, payload)))
@@ -336,8 +347,10 @@ class Delivery:
             if whole is None:
                 return []
             payload = whole
-        elif header.credit <= LOW_CREDIT or len(payload) > ACK_AT_ONCE_BYTES:
-            self._reply("ack", sender, rid, header.step, header.part, b"")
+        else:
+            self.evidence.keep(header)
+            if header.credit <= LOW_CREDIT or len(payload) > ACK_AT_ONCE_BYTES:
+                self._reply("ack", sender, rid, header.step, header.part, b"")
         arrived = self._arrived(header, payload, sender)
         if request is None:
             return self._stranger(arrived, now_ns)
@@ -379,13 +392,6 @@ class Delivery:
         except ReassemblyFull:
             self._drop("reassembly_full")
             return None
+        self.evidence.keep(header)
         self._reply("ack", sender, header.rid, header.step, header.part, b"")
         return whole
-
-
-def _reason(payload: bytes | memoryview) -> str:
-    try:
-        said = json.loads(bytes(payload[:4096]))
-        return str(said.get("reason", "unknown"))[:64] if isinstance(said, dict) else "unknown"
-    except ValueError:
-        return "unknown"

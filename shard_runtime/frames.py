@@ -64,6 +64,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"f
     sent_ns: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
     credit: _Count
     """Frames the sender may still send to this peer before it must wait for an acknowledgement."""
+    sig: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{130})?$")] = ""
+    """The sender's signature over `signing.statement`; whose it must be is for the receiver's plan to say."""
 
 
 @dataclass(frozen=True, slots=True)

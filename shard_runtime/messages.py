@@ -32,6 +32,8 @@ class PlanMember(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node_id: str
     mesh_key: str
     """ed25519 public key of the node on the mesh, 64 hex digits."""
+    receipt_key: str
+    """Address (0x, 40 hex digits) of the secp256k1 key that signs the node's frames, as registered."""
     first_layer: int
     end_layer: int
 

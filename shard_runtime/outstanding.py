@@ -20,6 +20,8 @@ class Outstanding:
     parts: int
     payload: bytes | memoryview
     digest: str
+    sig: str = ""
+    """Made when first sent; repetitions carry the same."""
     attempt: int = 0
     first_sent_ns: int = 0
     last_sent_ns: int = 0

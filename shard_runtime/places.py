@@ -20,6 +20,7 @@ from shard_runtime.kv import KvPool
 from shard_runtime.messages import LoadSlice, PlanMember
 from shard_runtime.picked import Picked
 from shard_runtime.plan import Plan
+from shard_runtime.signing import ReceiptKey, statement
 from shard_runtime.slices import Slice
 from shard_runtime.stage import LOST, Stage
 from shard_runtime.text import load_tokenizer
@@ -57,6 +58,7 @@ class Surroundings:
     voice: Voice
     journal: Journal
     open_sealed: Open
+    receipt_key: ReceiptKey
 
 
 class Places:
@@ -140,7 +142,7 @@ class Places:
             command, command_id=""
         ):
             return old
-        plan = _plan(command, self._around.node_id, self._around.axl.peer_id)
+        plan = _plan(command, self._around)
         self._knock(plan)
         begun = time.monotonic()
         mine = plan.members[plan.me]
@@ -171,7 +173,8 @@ class Places:
                     VERSION, "ack", plan.pool_id, plan.epoch, "path", 0, 0, 0, plan.my_key, plan.key(stage),
                     "json", (0,), 0, 1, digest_of(b""), time.time_ns(), 0,
                 )  # fmt: skip
-                self._around.axl.post(plan.key(stage), encode(header, b""))
+                signed = msgspec.structs.replace(header, sig=self._around.receipt_key.sign(statement(header)))
+                self._around.axl.post(plan.key(stage), encode(signed, b""))
 
     def _read(self, command: LoadSlice, mine: PlanMember, kept: Slice | None) -> tuple[Path, Slice]:
         model_dir = resolve_model(command.model, self._around.model_dirs, self._around.allow_hub)
@@ -197,7 +200,10 @@ class Places:
             if answering is not None:
                 answering.on_fail(request_id, code)
 
-        stage = Stage(plan, slice_, kv, around.compute, around.axl.post, on_token, on_fail, around.stall_ns)
+        stage = Stage(
+            plan, slice_, kv, around.compute, around.axl.post, around.receipt_key, on_token, on_fail,
+            around.stall_ns,
+        )  # fmt: skip
         if plan.is_entry:
             tokenizer = await asyncio.to_thread(load_tokenizer, model_dir)
             answering = Answering(
@@ -217,13 +223,15 @@ class Places:
         await asyncio.to_thread(self._around.journal.keep_slices, commands)
 
 
-def _plan(command: LoadSlice, node_id: str, peer_id: str) -> Plan:
-    members = command.members
+def _plan(command: LoadSlice, around: Surroundings) -> Plan:
+    members, node_id = command.members, around.node_id
     me = next((stage for stage, member in enumerate(members) if member.node_id == node_id), None)
     if me is None:
         raise PlanInvalid(f"{node_id} is not a member")
-    if members[me].mesh_key != peer_id:
+    if members[me].mesh_key != around.axl.peer_id:
         raise PlanInvalid(f"{node_id} stands with another mesh key than that of its mesh node")
+    if members[me].receipt_key.lower() != around.receipt_key.address:
+        raise PlanInvalid(f"{node_id} stands with another receipt key than its own")
     if len({member.mesh_key for member in members}) != len(members):
         raise PlanInvalid("two members have the same mesh key")
     ends = [0, *(member.end_layer for member in members)]

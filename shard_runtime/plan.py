@@ -22,6 +22,11 @@ class Plan:
         return self.members[self.me].mesh_key
 
     @property
+    def receipt_keys(self) -> tuple[str, ...]:
+        """The addresses that sign frames, by stage."""
+        return tuple(member.receipt_key for member in self.members)
+
+    @property
     def is_entry(self) -> bool:
         return self.me == 0
 

@@ -25,6 +25,7 @@ from shard_runtime.messages import HopTiming, Sampling
 from shard_runtime.picked import Picked, PickedInvalid
 from shard_runtime.plan import Plan
 from shard_runtime.sampling import pick, weighed
+from shard_runtime.signing import ReceiptKey
 from shard_runtime.slices import Slice
 
 LOST = "shard_lost"
@@ -83,12 +84,13 @@ class Stage:
         kv: KvPool,
         compute: ComputeThread,
         post: Post,
+        receipt_key: ReceiptKey,
         on_token: OnToken,
         on_fail: OnFail,
         stall_ns: int = 15_000_000_000,
     ) -> None:
         self.plan, self.slice = plan, slice_
-        self.delivery = Delivery(plan, time.time_ns)
+        self.delivery = Delivery(plan, time.time_ns, receipt_key)
         self._kv, self._compute, self._post = kv, compute, post
         self._on_token, self._on_fail, self._stall_ns = on_token, on_fail, stall_ns
         self._work: dict[str, _Work] = {}

@@ -48,7 +48,13 @@ from shard_runtime.messages import (
 from shard_runtime.places import Place, Places, Surroundings
 from shard_runtime.stage import LOST, code_of
 from shard_runtime.voice import Voice, report_id
-from shard_runtime.worker_config import ConfigInvalid, WorkerConfig, read_config, read_seal_key
+from shard_runtime.worker_config import (
+    ConfigInvalid,
+    WorkerConfig,
+    read_config,
+    read_receipt_key,
+    read_seal_key,
+)
 
 TICK_S = 0.02
 
@@ -69,7 +75,7 @@ class Worker:
             Surroundings(
                 self._node_id, tuple(Path(directory) for directory in config.model_dirs), config.allow_hub,
                 config.kv_slots, int(config.stall_seconds * 1e9), axl, compute, self._voice, self._journal,
-                self._open,
+                self._open, read_receipt_key(Path(config.receipt_key_file)),
             )
         )  # fmt: skip
         self._queue = CommandQueue(nc, self._node_id, self._handle, self._refuse)

@@ -5,6 +5,8 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from shard_runtime.signing import ReceiptKey
+
 
 class ConfigInvalid(Exception):
     """config_invalid: worker.json or a file it names is not as it must be; the message says which and why."""
@@ -21,6 +23,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """nkey user seed, as one line of text."""
     seal_key_file: str
     """X25519 private key, 64 hex digits."""
+    receipt_key_file: str
+    """secp256k1 private key, 64 hex digits: signs what this node sends to the ring."""
     axl_url: str
     state_dir: str
     axl_token: str | None = None
@@ -45,6 +49,7 @@ def read_config(path: Path) -> WorkerConfig:
         config,
         nats_seed_file=str(home / config.nats_seed_file),
         seal_key_file=str(home / config.seal_key_file),
+        receipt_key_file=str(home / config.receipt_key_file),
         state_dir=str(home / config.state_dir),
         model_dirs=tuple(str(home / directory) for directory in config.model_dirs),
     )
@@ -56,3 +61,11 @@ def read_seal_key(path: Path) -> X25519PrivateKey:
         return X25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text().strip()))
     except (OSError, ValueError) as bad:
         raise ConfigInvalid(f"{path.name}: an X25519 private key in hex is expected") from bad
+
+
+def read_receipt_key(path: Path) -> ReceiptKey:
+    """Raises ConfigInvalid."""
+    try:
+        return ReceiptKey(bytes.fromhex(path.read_text().strip()))
+    except (OSError, ValueError) as bad:
+        raise ConfigInvalid(f"{path.name}: a secp256k1 private key in hex is expected") from bad

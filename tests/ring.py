@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import msgspec
 import nats
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import RetentionPolicy, StreamConfig
@@ -25,7 +24,6 @@ from ulid import ULID
 
 from services import dispatch
 from services.access import NatsAccess
-from services.nkey import new_seed, public_key
 from shard_runtime.messages import (
     COMMANDS_STREAM,
     REPORTS_STREAM,
@@ -54,7 +52,7 @@ from shard_runtime.messages import (
 from shard_runtime.weights import manifest_of
 from tests.mesh_nodes import MeshNode, mesh
 from tests.outcome import Outcome
-from tests.worker_process import WorkerProcess
+from tests.worker_process import WorkerProcess, make_worker
 
 R = TypeVar("R")
 
@@ -145,7 +143,7 @@ class Ring:
             self._digests[model_dir] = await asyncio.to_thread(lambda: manifest_of(model_dir).digest)
         starts = [0, *cuts[:-1]]
         members = tuple(
-            PlanMember(worker.node_id, worker.mesh_node.peer_id, first, end)
+            PlanMember(worker.node_id, worker.mesh_node.peer_id, worker.receipt_key.address, first, end)
             for worker, first, end in zip(chosen, starts, cuts, strict=True)
         )
         self._epochs[pool_id] = epoch
@@ -300,7 +298,10 @@ async def ring(
         access = NatsAccess(home / "nats", home / "seeds", url)
         nodes = await stack.enter_async_context(mesh(n + strangers, **(mesh_options or {})))
         options = worker_options or {}
-        workers = [_worker(home, number, node, url, access, options) for number, node in enumerate(nodes[:n])]
+        workers = [
+            make_worker(home / f"worker{number}", node, url, access, options)
+            for number, node in enumerate(nodes[:n])
+        ]
         conf = access.write(port=port)
         server = await _nats_server(conf, home / "nats.log")
         stack.push_async_callback(_end, server)
@@ -339,23 +340,6 @@ async def ring(
             raise AssertionError("a worker ended:\n" + "\n".join(w.log_text()[-1500:] for w in workers))
         await up
         yield running
-
-
-def _worker(
-    home: Path, number: int, node: MeshNode, url: str, access: NatsAccess, options: dict[str, Any]
-) -> WorkerProcess:
-    own = home / f"worker{number}"
-    own.mkdir()
-    node_id = new_id()
-    seed, seal_key = new_seed(), X25519PrivateKey.generate()
-    (own / "nats.nk").write_bytes(seed)
-    (own / "seal.key").write_text(seal_key.private_bytes_raw().hex())
-    access.admit(node_id, public_key(seed))
-    config = {
-        "node_id": node_id, "nats_url": url, "nats_seed_file": "nats.nk", "seal_key_file": "seal.key",
-        "axl_url": node.api_url, "state_dir": "state", **options,
-    }  # fmt: skip
-    return WorkerProcess(node_id, node, own, seal_key, config)
 
 
 async def _nats_server(conf: Path, log: Path) -> asyncio.subprocess.Process:

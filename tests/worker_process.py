@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import signal
 import sys
 from dataclasses import dataclass
@@ -11,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from ulid import ULID
 
+from services.access import NatsAccess
+from services.nkey import new_seed, public_key
+from shard_runtime.signing import ReceiptKey
 from tests.mesh_nodes import MeshNode
 
 
@@ -23,6 +28,7 @@ class WorkerProcess:
     mesh_node: MeshNode
     home: Path
     seal_key: X25519PrivateKey
+    receipt_key: ReceiptKey
     config: dict[str, Any]
     process: asyncio.subprocess.Process | None = None
 
@@ -60,3 +66,21 @@ class WorkerProcess:
 
     def log_text(self) -> str:
         return (self.home / "worker.log").read_text(errors="replace")
+
+
+def make_worker(
+    home: Path, node: MeshNode, nats_url: str, access: NatsAccess, options: dict[str, Any]
+) -> WorkerProcess:
+    """Not started yet: new keys in the new directory `home`, admitted to NATS; `options` of worker.json."""
+    home.mkdir()
+    node_id = str(ULID()).lower()
+    seed, seal_key, receipt_secret = new_seed(), X25519PrivateKey.generate(), secrets.token_bytes(32)
+    (home / "nats.nk").write_bytes(seed)
+    (home / "seal.key").write_text(seal_key.private_bytes_raw().hex())
+    (home / "receipt.key").write_text(receipt_secret.hex())
+    access.admit(node_id, public_key(seed))
+    config = {
+        "node_id": node_id, "nats_url": nats_url, "nats_seed_file": "nats.nk", "seal_key_file": "seal.key",
+        "receipt_key_file": "receipt.key", "axl_url": node.api_url, "state_dir": "state", **options,
+    }  # fmt: skip
+    return WorkerProcess(node_id, node, home, seal_key, ReceiptKey(receipt_secret), config)

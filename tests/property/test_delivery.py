@@ -4,23 +4,36 @@ import heapq
 import json
 import random
 from collections import defaultdict
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from shard_runtime.arrivals import END, FAIL, OPEN, Arrived, Confirmed, Event, Refused
 from shard_runtime.delivery import CREDITS, STRANGER_TTL_NS, Delivery
+from shard_runtime.evidence import INPUTS, REQUESTS
 from shard_runtime.frames import PART_BYTES, VERSION, Header, Kind, decode, digest_of, encode
 from shard_runtime.messages import PlanMember
 from shard_runtime.plan import Plan
+from shard_runtime.signing import ReceiptKey, signer_of, statement
 
 MS = 1_000_000
 
 
+KEYS = [ReceiptKey(bytes([i + 1]) * 32) for i in range(4)]
+
+
 def plan(stages: int, me: int, epoch: int = 1) -> Plan:
-    members = tuple(PlanMember(f"n{i}", f"{i + 1:02x}" * 32, i, i + 1) for i in range(stages))
+    members = tuple(
+        PlanMember(f"n{i}", f"{i + 1:02x}" * 32, KEYS[i].address, i, i + 1) for i in range(stages)
+    )
     return Plan("pool", epoch, members, me)
+
+
+def delivery_of(stages: int, me: int, clock: Callable[[], int] = lambda: 0) -> Delivery:
+    return Delivery(plan(stages, me), clock, KEYS[me])
 
 
 class Ring:
@@ -30,7 +43,7 @@ class Ring:
         self.now = 0
         self.random = random.Random(seed)
         self.loss, self.repeat, self.spread_ms, self.harm = loss, repeat, spread_ms, harm
-        self.stages = [Delivery(plan(stages, me), lambda: self.now) for me in range(stages)]
+        self.stages = [delivery_of(stages, me, lambda: self.now) for me in range(stages)]
         self.air: list[tuple[int, int, int, int, bytes]] = []
         self.carried = 0
         self.computed: dict[tuple[int, str], list[tuple[int, bytes]]] = defaultdict(list)
@@ -188,7 +201,10 @@ def hidden(
         "n": 1, "attempt": 0, "from_": keys.key(sender), "to": keys.key(to), "dtype": "json", "shape": (1,),
         "part": 0, "parts": 1, "digest": digest_of(payload), "sent_ns": 0, "credit": 32,
     }  # fmt: skip
-    return encode(Header(**(fields | changes)), payload)  # type: ignore[arg-type]
+    header = Header(**(fields | changes))  # type: ignore[arg-type]
+    if not header.sig:
+        header = replace(header, sig=KEYS[sender].sign(statement(header)))
+    return encode(header, payload)
 
 
 @pytest.mark.parametrize(
@@ -206,11 +222,14 @@ def hidden(
         (hidden(0, kind="token"), "01" * 32, "wrong_stage"),
         (hidden(0, n=0), "01" * 32, "wrong_stage"),
         (hidden(0, kind="control"), "01" * 32, "wrong_stage"),
+        (hidden(0, sig="00" * 65), "01" * 32, "bad_signature"),
+        (hidden(0, sig="ff" * 65), "01" * 32, "bad_signature"),
+        (hidden(0, sig=KEYS[1].sign(b"anything")), "01" * 32, "bad_signature"),
         (b"noise", "01" * 32, "header_too_long"),
     ],
 )
 def test_what_does_not_belong_is_dropped_and_counted(raw: bytes, mesh_sender: str, reason: str) -> None:
-    delivery = Delivery(plan(2, 1), lambda: 0)
+    delivery = delivery_of(2, 1)
     delivery.open("r", 0)
     assert delivery.receive(raw, mesh_sender, 0) == []
     assert delivery.count[reason] == 1
@@ -218,21 +237,21 @@ def test_what_does_not_belong_is_dropped_and_counted(raw: bytes, mesh_sender: st
 
 
 def test_a_truncated_sender_of_a_stock_node_is_enough() -> None:
-    delivery = Delivery(plan(2, 1), lambda: 0)
+    delivery = delivery_of(2, 1)
     delivery.open("r", 0)
     [event] = delivery.receive(hidden(0), "01" * 13 + "f" * 38, 0)
     assert isinstance(event, Arrived)
 
 
 def test_hidden_states_come_only_from_the_stage_before() -> None:
-    delivery = Delivery(plan(3, 2), lambda: 0)
+    delivery = delivery_of(3, 2)
     delivery.open("r", 0)
     assert delivery.receive(hidden(0, stages=3, sender=0, to=2), "01" * 32, 0) == []
     assert delivery.count["wrong_stage"] == 1
 
 
 def test_a_repeated_step_is_answered_from_the_stored_result() -> None:
-    delivery = Delivery(plan(2, 1), lambda: 0)
+    delivery = delivery_of(2, 1)
     delivery.open("r", 0)
     [event] = delivery.receive(hidden(0), "01" * 32, 0)
     assert isinstance(event, Arrived)
@@ -246,7 +265,7 @@ def test_a_repeated_step_is_answered_from_the_stored_result() -> None:
 
 
 def test_an_unknown_version_is_refused_by_name() -> None:
-    delivery = Delivery(plan(2, 1), lambda: 0)
+    delivery = delivery_of(2, 1)
     raw = hidden(0).replace(b'"v":1', b'"v":9')
     assert delivery.receive(raw, "01" * 32, 0) == []
     [(to, answer)] = delivery.outgoing
@@ -256,17 +275,17 @@ def test_an_unknown_version_is_refused_by_name() -> None:
 
 
 def test_a_request_nobody_opened_is_refused_after_a_while() -> None:
-    delivery = Delivery(plan(2, 1), lambda: 0)
+    delivery = delivery_of(2, 1)
     delivery.receive(hidden(0), "01" * 32, 0)
     delivery.tick(STRANGER_TTL_NS + 1)
     [(_, answer)] = delivery.outgoing
-    entry = Delivery(plan(2, 0), lambda: 0)
+    entry = delivery_of(2, 0)
     assert entry.receive(answer, "02" * 32, 0) == [Refused(1, "r", "unknown_request")]
     assert delivery.quiet
 
 
 def test_control_frames_are_confirmed_with_words_and_repeats_hear_the_same() -> None:
-    entry, exit_ = Delivery(plan(2, 0), lambda: 0), Delivery(plan(2, 1), lambda: 0)
+    entry, exit_ = delivery_of(2, 0), delivery_of(2, 1)
     entry.send("control", 1, "r", END, 0, "json", (2,), b"{}", 0)
     [(_, raw)] = entry.outgoing
     [event] = exit_.receive(raw, "01" * 32, 0)
@@ -281,7 +300,7 @@ def test_control_frames_are_confirmed_with_words_and_repeats_hear_the_same() -> 
 
 
 def test_a_stage_may_tell_the_entry_that_it_fails_and_nothing_else() -> None:
-    entry, exit_ = Delivery(plan(2, 0), lambda: 0), Delivery(plan(2, 1), lambda: 0)
+    entry, exit_ = delivery_of(2, 0), delivery_of(2, 1)
     exit_.send("control", 0, "r", FAIL, 0, "json", (2,), b"{}", 0)
     exit_.send("control", 0, "r", END, 0, "json", (2,), b"{}", 0)
     events = [event for _, raw in exit_.outgoing for event in entry.receive(raw, "02" * 32, 0)]
@@ -289,10 +308,64 @@ def test_a_stage_may_tell_the_entry_that_it_fails_and_nothing_else() -> None:
 
 
 def test_an_ended_request_stays_ended() -> None:
-    delivery = Delivery(plan(2, 1), lambda: 0)
+    delivery = delivery_of(2, 1)
     delivery.open("r", 0)
     delivery.close("r")
     assert delivery.receive(hidden(0), "01" * 32, 0) == []
     assert delivery.open("r", 0) == []
     assert delivery.count["ended"] == 1
     assert delivery.quiet
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": 1}, {"n": 2}, {"rid": "other"}, {"epoch": 2}, {"pool": "other"}, {"kind": "token"},
+        {"shape": (1, 1)}, {"dtype": "int64", "shape": (0,)}, {"part": 1, "parts": 2}, {"from_": "09" * 32},
+        {"to": "09" * 32}, {"digest": "00" * 16},
+    ],
+)  # fmt: skip
+def test_a_signature_covers_all_that_a_frame_means(changes: dict[str, object]) -> None:
+    header = decode(hidden(0)).header
+    assert signer_of(statement(header), header.sig) == KEYS[0].address
+    assert signer_of(statement(replace(header, **changes)), header.sig) != KEYS[0].address
+
+
+def test_a_repetition_carries_the_same_signature() -> None:
+    entry = delivery_of(2, 0)
+    entry.send("hidden", 1, "r", 0, 1, "json", (1,), b"x", 0)
+    entry.tick(10_000 * MS)
+    first, second = [decode(raw).header for _, raw in entry.outgoing]
+    assert (first.attempt, second.attempt) == (0, 1)
+    assert first.sig == second.sig
+
+
+def test_an_unsigned_frame_is_dropped_and_counted() -> None:
+    exit_ = delivery_of(2, 1)
+    exit_.open("r", 0)
+    header = decode(hidden(0)).header
+    raw = encode(replace(header, sig=""), b"x")
+    assert exit_.receive(raw, "01" * 32, 0) == []
+    assert exit_.count == {"bad_signature": 1}
+    assert not exit_.outgoing
+
+
+def test_what_was_computed_on_stays_attributable() -> None:
+    exit_ = delivery_of(2, 1)
+    exit_.open("r", 0)
+    for step in range(INPUTS + 5):
+        assert exit_.receive(hidden(step), "01" * 32, 0)
+    exit_.close("r")
+    kept = exit_.evidence.of("r")
+    assert [item.said for item in kept] == [
+        statement(decode(hidden(step)).header) for step in range(5, INPUTS + 5)
+    ]
+    assert {signer_of(item.said, item.signature) for item in kept} == {KEYS[0].address}
+
+
+def test_evidence_is_bounded() -> None:
+    exit_ = delivery_of(2, 1)
+    for number in range(REQUESTS + 3):
+        exit_.open(f"r{number}", 0)
+        assert exit_.receive(hidden(0, rid=f"r{number}"), "01" * 32, 0)
+    assert [len(exit_.evidence.of(f"r{number}")) for number in (0, 2, 3, REQUESTS + 2)] == [0, 0, 1, 1]

@@ -65,8 +65,12 @@ def test_a_registered_node_is_admitted_and_a_retired_one_expelled() -> None:
 
 def test_a_plan_is_loaded_by_every_shard() -> None:
     told = Told()
+    keys = (registered(1).receipt_key, registered(2).receipt_key)
+    told.tell("node", ulid(1), registered(1))
+    told.tell("node", ulid(2), registered(2))
     told.tell("pool", POOL, TERMS, pool.MemberAccepted(ulid(1), "s"), pool.MemberAccepted(ulid(2), "s"))
     reactions = told.tell("pool", POOL, PLAN)
+    assert {r.receipt_keys for r in reactions if isinstance(r, Dispatch)} == {keys}
     assert [(r.node_id, r.name, r.plan) for r in reactions if isinstance(r, Dispatch)] == [
         (ulid(1), "load_slice", PLAN),
         (ulid(2), "load_slice", PLAN),
