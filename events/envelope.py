@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from events import node, pool, session
+from events import node, pool, session, stream
 from events.ids import commit_id, event_id
 from events.kernel import Decider, Event, Rejected
 
@@ -34,10 +34,16 @@ DECIDERS: dict[str, Decider[Any, Any, Any]] = {
     "node": node.node,
     "pool": pool.pool,
     "session": session.session,
+    "stream": stream.stream,
 }
 """Every aggregate kind that the log may hold."""
 
-_UNIONS: dict[str, Any] = {"node": node.NodeEvent, "pool": pool.PoolEvent, "session": session.SessionEvent}
+_UNIONS: dict[str, Any] = {
+    "node": node.NodeEvent,
+    "pool": pool.PoolEvent,
+    "session": session.SessionEvent,
+    "stream": stream.StreamEvent,
+}
 EVENT_CLASSES: dict[str, type[Event]] = {
     str(cls.__struct_config__.tag): cls for union in _UNIONS.values() for cls in get_args(union)
 }

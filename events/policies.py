@@ -76,7 +76,8 @@ def react(recorded: Recorded, view: View) -> tuple[Reaction, ...]:
             return _unload(recorded, view)
         case session.GenerationEnded():
             state = view.sessions.get(recorded.aggregate_id)
-            if state is not None and state.terms.single_request and not state.running:
+            free = state is not None and state.voucher is None
+            if state is not None and free and state.terms.single_request and not state.running:
                 command_id = policy_command_id(recorded.event_id, "settle", 0)
                 return (Do("session", recorded.aggregate_id, session.Settle(), command_id),)
             return ()
@@ -181,7 +182,7 @@ def overdue(view: View, now_unix_ms: int) -> tuple[Do, ...]:
     """Requests whose report never came and sessions past their closing time."""
     found: list[Do] = []
     for session_id, state in view.sessions.items():
-        if now_unix_ms >= state.terms.close_by_unix_ms:
+        if now_unix_ms >= state.terms.close_by_unix_ms and state.closing is None:
             found.append(Do("session", session_id, session.Expire(now_unix_ms), f"expire:{session_id}"))
             continue
         for started in state.running.values():

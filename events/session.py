@@ -1,6 +1,7 @@
 """A session: what one voucher (or, on a free pool, one API key's request) opens, and the requests inside it.
 
-Knows nothing of prompts or answers: it holds commitments and counts. Knows nothing of how a stream pays.
+Knows nothing of prompts or answers: it holds commitments and counts. Knows nothing of how a stream pays: of
+money it hears what `events.payment` names.
 """
 
 from dataclasses import dataclass, field, replace
@@ -8,13 +9,23 @@ from typing import Literal, assert_never
 
 import msgspec
 
-from events.kernel import Decider, Event, Hash, Rejected, Ulid, Wei
+from events import payment
+from events.chain import ChainRef
+from events.kernel import Decider, Event, Hash, Ulid, Wei
+from events.session_refusals import EndingInconsistent as EndingInconsistent
+from events.session_refusals import NotTheEntry as NotTheEntry
+from events.session_refusals import NotThePayer as NotThePayer
+from events.session_refusals import RequestAlreadyEnded as RequestAlreadyEnded
+from events.session_refusals import SessionAlreadyOpen as SessionAlreadyOpen
+from events.session_refusals import SessionBusy as SessionBusy
+from events.session_refusals import SessionClosed as SessionClosed
+from events.session_refusals import SessionUnknown as SessionUnknown
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
 class Opened(Event, frozen=True, tag="session.opened.v1"):
-    """`payer` is "key:<api key id>" on a free pool.
+    """`payer` is "key:<api key id>" on a free pool, and an account's address on a paid one.
 
     A `single_request` session is settled after its one request.
     """
@@ -58,7 +69,11 @@ class GenerationEnded(Event, frozen=True, tag="session.generation_ended.v1"):
 
 
 class Settled(Event, frozen=True, tag="session.settled.v1"):
-    """Nothing more will run in this session. Amounts are zero on a free pool."""
+    """Nothing more will run in this session. Amounts are zero on a free pool.
+
+    `paid_wei` is the voucher, so operators received `paid_wei - refund_wei`. When a reorg undid the refund,
+    the last one holds.
+    """
 
     requests: int
     paid_wei: Wei
@@ -71,7 +86,7 @@ class Expired(Event, frozen=True, tag="session.expired.v1"):
     at_unix_ms: int
 
 
-SessionEvent = Opened | RequestStarted | GenerationEnded | Settled | Expired
+SessionEvent = payment.PaymentEvent | Opened | RequestStarted | GenerationEnded | Settled | Expired
 
 
 class Open(msgspec.Struct, frozen=True):
@@ -94,70 +109,14 @@ class EndGeneration(msgspec.Struct, frozen=True):
 
 
 class Settle(msgspec.Struct, frozen=True):
-    pass
+    """The payer wants no more requests: a free session is settled, a paid one begins to close."""
 
 
 class Expire(msgspec.Struct, frozen=True):
     at_unix_ms: int
 
 
-SessionCommand = Open | StartRequest | EndGeneration | Settle | Expire
-
-
-class SessionAlreadyOpen(Rejected):
-    """A session with this id is already open with other terms."""
-
-    code = "session_already_open"
-    remedy = "Use a new session id."
-
-
-class SessionUnknown(Rejected):
-    """No session has this id."""
-
-    code = "session_unknown"
-    remedy = "Open a session first: POST /sessions."
-
-
-class SessionClosed(Rejected):
-    """The session is settled or expired."""
-
-    code = "session_closed"
-    remedy = "Open a new session."
-
-
-class SessionBusy(Rejected):
-    """The session still has a request in flight."""
-
-    code = "session_busy"
-    remedy = "Wait until the request ends, or cancel it."
-
-
-class NotThePayer(Rejected):
-    """Only the payer who opened the session may use it."""
-
-    code = "not_the_payer"
-    remedy = "Use the credentials that opened the session."
-
-
-class NotTheEntry(Rejected):
-    """A node reported the end of a request that another node answers."""
-
-    code = "not_the_entry"
-    remedy = "Only the entry node of the request's ring may report its end."
-
-
-class EndingInconsistent(Rejected):
-    """The report contradicts itself or the request: its error code, or its count of tokens."""
-
-    code = "ending_inconsistent"
-    remedy = "Update the worker: error_code goes with finish_reason error; tokens are 0..max_tokens."
-
-
-class RequestAlreadyEnded(Rejected):
-    """This request id was already used in the session."""
-
-    code = "request_already_ended"
-    remedy = "Use a new request id."
+SessionCommand = payment.PaymentCommand | Open | StartRequest | EndGeneration | Settle | Expire
 
 
 @dataclass(frozen=True)
@@ -167,36 +126,118 @@ class Absent:
 
 @dataclass(frozen=True)
 class OpenSession:
+    """`payment` is None on a free pool; `settlement` is None while a reorg has taken it back.
+
+    `closing` says why a paid session takes no more requests while its money settles.
+    """
+
     terms: Opened
     running: dict[str, RequestStarted] = field(default_factory=dict)
     ended: frozenset[str] = frozenset()
+    voucher: payment.PaymentVerified | None = None
+    settlement: ChainRef | None = None
+    closing: str | None = None
 
 
 @dataclass(frozen=True)
 class Closed:
+    """Of a paid session: what its voucher came to, which a reorg can still change."""
+
     terms: Opened
+    voucher: payment.PaymentVerified | None = None
+    settlement: ChainRef | None = None
+    settled: Settled | None = None
 
 
-SessionState = Absent | OpenSession | Closed
+SessionState = Absent | payment.Paying | OpenSession | Closed | payment.Unpaid
 
 
 def decide(command: SessionCommand, state: SessionState) -> tuple[SessionEvent, ...]:
-    """Raises SessionAlreadyOpen, SessionUnknown, SessionClosed, SessionBusy, NotThePayer,
-    NotTheEntry, RequestAlreadyEnded, EndingInconsistent.
+    """Raises SessionAlreadyOpen, SessionUnknown, SessionClosed, SessionBusy, NotThePayer, NotTheEntry,
+    RequestAlreadyEnded, EndingInconsistent, PaymentMissing, PaymentUnequal, ConcurrencyExceeded.
     """
     match state:
         case Absent():
-            if isinstance(command, Open):
-                return (command.opened,)
-            raise SessionUnknown
+            return _decide_absent(command)
+        case payment.Paying(voucher):
+            return _decide_paying(command, voucher)
         case Closed():
-            if isinstance(command, Settle | Expire | EndGeneration):
-                return ()
-            raise SessionClosed
+            return _decide_closed(command, state)
+        case payment.Unpaid():
+            if isinstance(command, Open | StartRequest | payment.VerifyPayment | payment.ConfirmPayment):
+                raise SessionClosed
+            return ()
         case OpenSession():
             return _decide_open(command, state)
         case _:
             assert_never(state)
+
+
+def _decide_absent(command: SessionCommand) -> tuple[SessionEvent, ...]:
+    match command:
+        case Open(opened):
+            if opened.price_wei_per_s != "0":
+                raise payment.PaymentMissing
+            return (opened,)
+        case payment.VerifyPayment(verified):
+            return (verified,)
+        case _:
+            raise SessionUnknown
+
+
+def _decide_paying(command: SessionCommand, voucher: payment.PaymentVerified) -> tuple[SessionEvent, ...]:
+    match command:
+        case payment.ConfirmPayment(at):
+            terms, close_by = voucher.terms, voucher.close_by_unix_ms
+            price, single = terms.rate_wei_per_s, voucher.single_request
+            opened = Opened(terms.pool_id, terms.payer, price, single, close_by)
+            return (payment.PaymentSettled(terms.cap_wei, at), opened)
+        case Open():
+            raise SessionAlreadyOpen
+        case StartRequest():
+            raise payment.PaymentMissing
+        case payment.VerifyPayment(verified) if verified != voucher:
+            raise SessionAlreadyOpen
+        case payment.FailPayment(code):
+            return (payment.PaymentReverted(code, "0"),)
+        case _:
+            return ()
+
+
+def _decide_closed(command: SessionCommand, state: Closed) -> tuple[SessionEvent, ...]:
+    match command:
+        case Open() | StartRequest() | payment.VerifyPayment():
+            raise SessionClosed
+        case payment.SettlePayment() if state.voucher is not None and state.settled is not None:
+            settled = _settled(command, state.voucher, state.settled.requests)
+            return () if settled == state.settled else (settled,)
+        case payment.ConfirmPayment() | payment.RevertPayment() | payment.FailPayment():
+            if state.voucher is None or state.settled is None:
+                return ()
+            return _settlement(command, state, state.voucher.terms.cap_wei)
+        case _:
+            return ()
+
+
+def _settlement(
+    command: payment.ConfirmPayment | payment.RevertPayment | payment.FailPayment,
+    state: OpenSession | Closed,
+    cap_wei: Wei,
+) -> tuple[SessionEvent, ...]:
+    """The voucher's transfer comes, is taken back by a reorg, comes again, or never will."""
+    match command:
+        case payment.ConfirmPayment(at):
+            return (payment.PaymentSettled(cap_wei, at),) if state.settlement is None else ()
+        case payment.RevertPayment(at):
+            gone = state.settlement is not None and state.settlement.key == at.key
+            return (payment.PaymentReverted("reorg", cap_wei, at),) if gone else ()
+        case payment.FailPayment(code):
+            if state.settlement is not None:
+                return ()
+            running = _cut_off(state, "payment_reverted") if isinstance(state, OpenSession) else ()
+            return (*running, payment.PaymentReverted(code, "0"))
+        case _:
+            assert_never(command)
 
 
 def _decide_open(command: SessionCommand, state: OpenSession) -> tuple[SessionEvent, ...]:
@@ -212,27 +253,59 @@ def _decide_open(command: SessionCommand, state: OpenSession) -> tuple[SessionEv
         case Settle():
             if state.running:
                 raise SessionBusy
-            return (Settled(len(state.ended), "0", "0"),)
+            if state.voucher is None:
+                return (Settled(len(state.ended), "0", "0"),)
+            return (payment.CloseRequested("payer"),) if state.closing is None else ()
         case Expire(at_unix_ms):
-            if at_unix_ms < state.terms.close_by_unix_ms:
+            if at_unix_ms < state.terms.close_by_unix_ms or state.closing is not None:
                 return ()
-            return (*(_cut_off(started) for started in state.running.values()), Expired(at_unix_ms))
+            return (*_cut_off(state, "session_expired"), Expired(at_unix_ms))
+        case _:
+            return () if state.voucher is None else _money(command, state, state.voucher)
+
+
+def _money(
+    command: payment.PaymentCommand, state: OpenSession, voucher: payment.PaymentVerified
+) -> tuple[SessionEvent, ...]:
+    """What happens to the money of an open paid session."""
+    match command:
+        case payment.ConfirmPayment() | payment.RevertPayment() | payment.FailPayment():
+            return _settlement(command, state, voucher.terms.cap_wei)
+        case payment.RequestClose(reason):
+            return (payment.CloseRequested(reason),) if state.closing is None else ()
+        case payment.SettlePayment():
+            closing = (payment.CloseRequested("on_chain"),) if state.closing is None else ()
+            if state.running:
+                return closing
+            return (*closing, _settled(command, voucher, len(state.ended)))
+        case payment.VerifyPayment(verified):
+            if verified != voucher:
+                raise SessionAlreadyOpen
+            return ()
         case _:
             assert_never(command)
+
+
+def _settled(command: payment.SettlePayment, voucher: payment.PaymentVerified, requests: int) -> Settled:
+    if command.paid_wei != voucher.terms.cap_wei or int(command.refund_wei) > int(command.paid_wei):
+        raise payment.PaymentUnequal(f"{command.paid_wei} paid, {command.refund_wei} refunded")
+    return Settled(requests, command.paid_wei, command.refund_wei)
 
 
 def _start(command: StartRequest, state: OpenSession) -> tuple[SessionEvent, ...]:
     started = command.started
     if command.payer != state.terms.payer:
         raise NotThePayer
-    if command.at_unix_ms >= state.terms.close_by_unix_ms:
-        raise SessionClosed
     if started.request_id in state.ended:
         raise RequestAlreadyEnded
     if started.request_id in state.running:
         return ()
+    if command.at_unix_ms >= state.terms.close_by_unix_ms or state.closing is not None:
+        raise SessionClosed
     if state.terms.single_request and (state.running or state.ended):
         raise SessionClosed
+    if state.voucher is not None and len(state.running) >= state.voucher.max_concurrent:
+        raise payment.ConcurrencyExceeded
     return (started,)
 
 
@@ -250,25 +323,58 @@ def _end(command: EndGeneration, state: OpenSession) -> tuple[SessionEvent, ...]
     return (ended,)
 
 
-def _cut_off(started: RequestStarted) -> GenerationEnded:
-    return GenerationEnded(started.request_id, "error", started.prompt_tokens, 0, None, "session_expired")
+def _cut_off(state: OpenSession, code: str) -> tuple[GenerationEnded, ...]:
+    return tuple(
+        GenerationEnded(started.request_id, "error", started.prompt_tokens, 0, None, code)
+        for started in state.running.values()
+    )
 
 
 def evolve(state: SessionState, event: SessionEvent) -> SessionState:
-    if isinstance(event, Opened):
-        return OpenSession(event)
-    if not isinstance(state, OpenSession):
-        return state
+    match event:
+        case payment.PaymentVerified():
+            return payment.Paying(event)
+        case Opened():
+            if isinstance(state, payment.Paying):
+                return OpenSession(event, voucher=state.voucher, settlement=state.settlement)
+            return OpenSession(event)
+        case Settled():
+            if isinstance(state, OpenSession | Closed):
+                return Closed(state.terms, state.voucher, state.settlement, event if state.voucher else None)
+            return state
+        case payment.PaymentSettled(_, at) if isinstance(state, payment.Paying):
+            return payment.Paying(state.voucher, at)
+        case payment.PaymentReverted() if isinstance(state, payment.Paying):
+            return payment.Unpaid(state.voucher)
+        case payment.PaymentSettled(_, at) if isinstance(state, OpenSession | Closed):
+            return replace(state, settlement=at)
+        case payment.PaymentReverted(_, _, at) if isinstance(state, Closed):
+            return replace(state, settlement=None, settled=state.settled if at else None)
+        case _ if isinstance(state, OpenSession):
+            return _evolve_open(state, event)
+        case _:
+            return state
+
+
+def _evolve_open(state: OpenSession, event: SessionEvent) -> SessionState:
     match event:
         case RequestStarted():
             return replace(state, running={**state.running, event.request_id: event})
         case GenerationEnded():
             running = {key: value for key, value in state.running.items() if key != event.request_id}
             return replace(state, running=running, ended=state.ended | {event.request_id})
-        case Settled() | Expired():
-            return Closed(state.terms)
+        case Expired():
+            if state.voucher is None:
+                return Closed(state.terms)
+            return replace(state, closing="expired")
+        case payment.CloseRequested(reason):
+            return replace(state, closing=reason)
+        case payment.PaymentReverted(_, _, None):
+            return Closed(state.terms, state.voucher)
+        case payment.PaymentReverted():
+            return replace(state, settlement=None, closing=state.closing or "payment_reverted")
         case _:
-            assert_never(event)
+            return state
 
 
 session: Decider[SessionState, SessionCommand, SessionEvent] = Decider(Absent(), decide, evolve)

@@ -3,17 +3,26 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from events import node, pool, session
+from events import node, payment, pool, session, stream
 from events.envelope import Recorded
+
+KEEP_CLOSED_MS = 3_600_000
+"""So long (in the log's time) a closed stream is remembered, because a reorg may open it again."""
 
 
 @dataclass
 class View:
-    """Folded by one reader; settled sessions are forgotten, so that its size follows what is open."""
+    """Folded by one reader; settled sessions are forgotten, so that its size follows what is open.
+
+    `paying`: vouchers verified and not yet settled.
+    """
 
     nodes: dict[str, node.NodeState] = field(default_factory=dict)
     pools: dict[str, pool.PoolState] = field(default_factory=dict)
     sessions: dict[str, session.OpenSession] = field(default_factory=dict)
+    paying: dict[str, payment.Paying] = field(default_factory=dict)
+    streams: dict[str, stream.Stream] = field(default_factory=dict)
+    _closed_unix_ms: dict[str, int] = field(default_factory=dict)
     sequence: int = 0
 
     def apply(self, recorded: Recorded) -> None:
@@ -25,14 +34,40 @@ class View:
             case "pool":
                 self.pools[key] = pool.evolve(self.pools.get(key, pool.Absent()), event)
             case "session":
-                state = session.evolve(self.sessions.get(key, session.Absent()), event)
-                if isinstance(state, session.OpenSession):
-                    self.sessions[key] = state
-                else:
-                    self.sessions.pop(key, None)
+                self._apply_session(key, event, recorded.time_unix_ms)
+            case "stream":
+                money = stream.evolve(self.streams.get(key, stream.Absent()), event)
+                if isinstance(money, stream.Stream):
+                    self.streams[key] = money
             case other:
                 raise ValueError(f"no view of {other}")
         self.sequence = recorded.sequence
+        self._forget(recorded.time_unix_ms)
+
+    def _apply_session(self, key: str, event: session.SessionEvent, at_unix_ms: int) -> None:
+        before = self.sessions.get(key) or self.paying.get(key) or session.Absent()
+        self.sessions.pop(key, None)
+        self.paying.pop(key, None)
+        match session.evolve(before, event):
+            case session.OpenSession() as opened:
+                self.sessions[key] = opened
+            case payment.Paying() as paying:
+                self.paying[key] = paying
+            case _ if isinstance(event, payment.PaymentReverted) and event.at is None:
+                self.streams.pop(key, None)
+            case _ if key in self.streams:
+                self._closed_unix_ms[key] = at_unix_ms
+            case _:
+                pass
+
+    def _forget(self, now_unix_ms: int) -> None:
+        """Streams of sessions that closed long ago, the oldest first."""
+        while self._closed_unix_ms:
+            key, closed_unix_ms = next(iter(self._closed_unix_ms.items()))
+            if now_unix_ms - closed_unix_ms <= KEEP_CLOSED_MS:
+                return
+            del self._closed_unix_ms[key]
+            self.streams.pop(key, None)
 
     def present(self) -> Iterator[tuple[str, node.Present]]:
         """Registered nodes that have not retired."""

@@ -1,9 +1,10 @@
-"""Session events to rows of `sessions` and `requests`; knows no other aggregate."""
+"""Session events to rows of `sessions`, `requests` and `ledger`; knows no other aggregate."""
 
 from typing import assert_never
 
-from events import session
+from events import payment, session
 from events.envelope import Recorded
+from projections import ledger
 from projections.changes import Add, Append, Change, Put
 
 
@@ -12,8 +13,19 @@ def changes_of(recorded: Recorded, event: session.SessionEvent) -> tuple[Change,
     key = (recorded.aggregate_id,)
     seen = {"position": recorded.position}
     match event:
-        case session.Opened():
+        case session.Opened() if event.price_wei_per_s == "0":
             return (Append("sessions", _opened(recorded, event)),)
+        case session.Opened():
+            return (Put("sessions", key, {"status": "open", **seen}),)
+        case payment.PaymentVerified():
+            return (Append("sessions", _verified(recorded, event)),)
+        case payment.PaymentSettled(amount_wei, at):
+            entry = ledger.entry(recorded, 0, "voucher", None, int(amount_wei), at)
+            return (entry, Put("sessions", key, {"settlement_tx": at.tx, **seen}))
+        case payment.PaymentReverted():
+            return _reverted(recorded, event)
+        case payment.CloseRequested(reason):
+            return (Put("sessions", key, {"status": "closing", "close_reason": reason, **seen}),)
         case session.RequestStarted():
             return (
                 Append("requests", _started(recorded, event)),
@@ -47,6 +59,15 @@ def changes_of(recorded: Recorded, event: session.SessionEvent) -> tuple[Change,
             assert_never(event)
 
 
+def _reverted(recorded: Recorded, event: payment.PaymentReverted) -> tuple[Change, ...]:
+    key, seen = (recorded.aggregate_id,), {"position": recorded.position}
+    if event.at is None:
+        closed = {"status": "unpaid", "close_reason": event.code, "closed_unix_ms": recorded.time_unix_ms}
+        return (Put("sessions", key, closed | seen),)
+    entry = ledger.entry(recorded, 0, "voucher", None, -int(event.amount_wei), event.at)
+    return (entry, Put("sessions", key, {"settlement_tx": None, "close_reason": "payment_reverted", **seen}))
+
+
 def _opened(recorded: Recorded, event: session.Opened) -> dict[str, object]:
     return {
         "id": recorded.aggregate_id,
@@ -62,11 +83,23 @@ def _opened(recorded: Recorded, event: session.Opened) -> dict[str, object]:
         "completion_tokens": 0,
         "paid_wei": None,
         "refund_wei": None,
+        "escrow": None,
+        "cap_wei": None,
+        "settlement_tx": None,
+        "close_reason": None,
         "opened_unix_ms": recorded.time_unix_ms,
         "closed_unix_ms": None,
         "created_position": recorded.position,
         "position": recorded.position,
     }
+
+
+def _verified(recorded: Recorded, event: payment.PaymentVerified) -> dict[str, object]:
+    terms, close_by = event.terms, event.close_by_unix_ms
+    price, single = terms.rate_wei_per_s, event.single_request
+    opened = session.Opened(terms.pool_id, terms.payer, price, single, close_by)
+    paid = {"status": "paying", "escrow": terms.escrow, "cap_wei": terms.cap_wei}
+    return _opened(recorded, opened) | paid
 
 
 def _started(recorded: Recorded, event: session.RequestStarted) -> dict[str, object]:

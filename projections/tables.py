@@ -142,6 +142,10 @@ def metadata_of(schema: str) -> MetaData:
         _required("completion_tokens", Numeric()),
         Column("paid_wei", Numeric(78, 0)),
         Column("refund_wei", Numeric(78, 0)),
+        Column("escrow", Text),
+        Column("cap_wei", Numeric(78, 0)),
+        Column("settlement_tx", Text),
+        Column("close_reason", Text),
         _required("opened_unix_ms", BigInteger),
         Column("closed_unix_ms", BigInteger),
         _required("created_position", BigInteger),
@@ -174,7 +178,70 @@ def metadata_of(schema: str) -> MetaData:
         _required("position", BigInteger),
         Index("requests_of_session", "session_id", "created_position"),
     )
+    _add_money(metadata)
     return metadata
+
+
+def _add_money(metadata: MetaData) -> None:
+    """Streams, what the chain says of them, and who paid and received what."""
+    Table(
+        "streams",
+        metadata,
+        _required("id", Text, key=True),
+        _required("pool_id", Text),
+        _required("chain_id", BigInteger),
+        _required("escrow", Text),
+        _required("payer", Text),
+        _required("rate_wei_per_s", Numeric(78, 0)),
+        _required("cap_wei", Numeric(78, 0)),
+        _required("change", BigInteger),
+        _required("wanted_active", BigInteger),
+        _required("wanted_final", Boolean),
+        Column("stop_reason", Text),
+        _required("status", Text),
+        _required("overdue", Boolean),
+        Column("error_code", Text),
+        _required("changed_unix_ms", BigInteger),
+        _required("created_position", BigInteger),
+        _required("position", BigInteger),
+        Index("streams_newest", "created_position", unique=True),
+        Index("streams_by_escrow", "escrow", postgresql_using="hash"),
+    )
+    Table(
+        "stream_facts",
+        metadata,
+        _required("session_id", Text, key=True),
+        _required("position", BigInteger, key=True),
+        _required("fact", Text),
+        _required("fact_key", Text),
+        _required("sign", Integer),
+        _required("active", BigInteger),
+        _required("rate_wei_per_s", Numeric(78, 0)),
+        Column("epoch", BigInteger),
+        Column("gda_pool", Text),
+        Column("hard_stop_unix_s", BigInteger),
+        _required("closed", Boolean),
+        _required("tx", Text),
+        _required("block_number", BigInteger),
+        _required("log_index", BigInteger),
+        _required("block_unix_s", BigInteger),
+    )
+    Table(
+        "ledger",
+        metadata,
+        _required("session_id", Text, key=True),
+        _required("position", BigInteger, key=True),
+        _required("entry", Integer, key=True),
+        _required("kind", Text),
+        Column("account", Text),
+        _required("amount_wei", Numeric(79, 0)),
+        _required("chain_id", BigInteger),
+        _required("tx", Text),
+        _required("block_number", BigInteger),
+        _required("log_index", BigInteger),
+        _required("block_unix_s", BigInteger),
+        Index("ledger_by_account", "account", "position"),
+    )
 
 
 KEYS: dict[str, tuple[str, ...]] = {

@@ -41,7 +41,7 @@ ACCOUNTS_FILE = "accounts.conf"
 WORKERS_FILE = "workers.json"
 WRITERS_FILE = "writers.json"
 """Public key to the event kinds it may write: what an auditor is given beside the log. No secret."""
-WRITERS = {"gateway": ("session",), "orchestrator": ("node", "pool", "session")}
+WRITERS = {"gateway": ("session",), "orchestrator": ("node", "pool", "session", "stream")}
 
 _NODE_ID = re.compile(r"^[0-9a-z]{26}$")
 _TOKEN = re.compile(r"^[A-Za-z0-9_-]+$")

@@ -22,11 +22,11 @@ def register(app: typer.Typer) -> None:
 
 @events_app.command("show")
 def events_show(
-    kind: Annotated[str, typer.Argument(help="node, pool or session.")],
+    kind: Annotated[str, typer.Argument(help="node, pool, session or stream.")],
     identifier: Annotated[str, typer.Argument(metavar="ID", help="The aggregate's id.")],
     json: Json = False,
 ) -> None:
-    """The history of one node, pool or session, as it stands in the log."""
+    """The history of one node, pool, session or stream, as it stands in the log."""
     from events.envelope import DECIDERS
 
     if kind not in DECIDERS:

@@ -19,7 +19,7 @@ from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import NotFoundError
 
-from events import node, pool
+from events import money_policies, node, pool
 from events.envelope import Cause, Recorded, decode_commit
 from events.kernel import Rejected
 from events.planning import Candidate, ModelDoesNotFit, plan_layers
@@ -75,7 +75,8 @@ class Orchestrator:
                 if recorded.kind == "node":
                     self._note_presence(recorded, started)
                 if message.sequence > cursor:
-                    await self._carry_out(recorded, react(recorded, self.view))
+                    reactions = (*react(recorded, self.view), *money_policies.react(recorded, self.view))
+                    await self._carry_out(recorded, reactions)
             self.reacted = message.sequence
             async with self.moved:
                 self.moved.notify_all()
@@ -204,7 +205,8 @@ class Orchestrator:
         while True:
             await asyncio.sleep(TICK_S)
             now = _now_ms()
-            for reaction in (*liveness(self.view, self.last_seen_unix_ms, now), *overdue(self.view, now)):
+            found = (*liveness(self.view, self.last_seen_unix_ms, now), *overdue(self.view, now))
+            for reaction in (*found, *money_policies.overdue(self.view, now)):
                 try:
                     await self.do(reaction, reaction.aggregate_id, reaction.command_id)
                 except (NatsError, LogUnavailable) as away:

@@ -10,7 +10,8 @@ from typing import Any
 
 from ulid import ULID
 
-from events import node, pool, session
+from events import node, payment, pool, session, stream
+from events.chain import ChainRef, EscrowTerms, Share
 from events.envelope import DECIDERS, Cause, Commit, Recorded, decode_commit, encode_commit
 from events.kernel import Rejected
 
@@ -26,6 +27,10 @@ STRANGE_TEXTS = (
     "x" * 5000,
 )
 STRANGE_NUMBERS = (0, 1, 7, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1)
+
+
+_FRESH = {"node": 0.3, "pool": 0.2, "session": 0.25, "stream": 0.15}
+"""How often a new aggregate begins."""
 
 
 class Story:
@@ -77,11 +82,16 @@ class Story:
         return encode_commit(kind, aggregate_id, version, events, cause)
 
     def _command(self) -> tuple[str, str, Any]:
-        kind = self._random.choices(("node", "pool", "session"), (2, 3, 8))[0]
+        kind = self._random.choices(("node", "pool", "session", "stream"), (2, 3, 8, 4))[0]
         known = [aggregate_id for other, aggregate_id in self._states if other == kind]
-        fresh = not known or self._random.random() < {"node": 0.3, "pool": 0.2, "session": 0.25}[kind]
+        fresh = not known or self._random.random() < _FRESH[kind]
         aggregate_id = self._id() if fresh else self._random.choice(known)
-        make = {"node": self._node, "pool": self._pool, "session": self._session}[kind]
+        make = {
+            "node": self._node,
+            "pool": self._pool,
+            "session": self._session,
+            "stream": self._stream,
+        }[kind]
         return kind, aggregate_id, make(aggregate_id, fresh)
 
     def _node(self, node_id: str, fresh: bool) -> node.NodeCommand:
@@ -169,12 +179,19 @@ class Story:
             opened = session.Opened(
                 pool_id=self._known_or_new("pool"),
                 payer=self._random.choice(("key:a", "key:b", self._text())),
-                price_wei_per_s=str(self._random.choice((0, 10**18, 10**77 + 1))),
+                price_wei_per_s="0",
                 single_request=self._random.random() < 0.3,
                 close_by_unix_ms=close_by,
             )
+            if self._random.random() < 0.4:
+                return payment.VerifyPayment(self._verified(close_by))
             return session.Open(opened)
         state = self._states["session", session_id]
+        if isinstance(state, payment.Paying):
+            fails = payment.FailPayment(self._text())
+            return self._random.choice((payment.ConfirmPayment(self._ref()), fails))
+        if isinstance(state, session.Closed) and state.voucher is not None:
+            return self._random.choice(self._money(state.voucher, state.settlement))
         if not isinstance(state, session.OpenSession):
             return session.Settle()
         options: list[session.SessionCommand] = [
@@ -192,6 +209,8 @@ class Story:
                 self._random.choice((None, self._text())),
             )
             options += [session.EndGeneration(ended)] * 3
+        if state.voucher is not None and self._random.random() < 0.5:
+            options = self._money(state.voucher, state.settlement)
         return self._random.choice(options)
 
     def _start(self, state: session.OpenSession) -> session.StartRequest:
@@ -206,6 +225,73 @@ class Story:
             deadline_unix_ms=self._now + 60_000,
         )
         return session.StartRequest(state.terms.payer, started, self._now)
+
+    def _money(
+        self, voucher: payment.PaymentVerified, settlement: ChainRef | None
+    ) -> list[session.SessionCommand]:
+        cap_wei = voucher.terms.cap_wei
+        refund_wei = str(self._random.randrange(int(cap_wei) + 1))
+        return [
+            payment.RequestClose(self._random.choice(("payer", "single_request", "budget"))),
+            payment.SettlePayment(cap_wei, refund_wei),
+            payment.RevertPayment(settlement or self._ref()),
+            payment.ConfirmPayment(self._ref()),
+            payment.ConfirmPayment(self._ref()),
+            payment.FailPayment(self._text()),
+        ]
+
+    def _verified(self, close_by_unix_ms: int) -> payment.PaymentVerified:
+        terms, asset = self._terms(), "0x" + self._hash()[:40]
+        many, single = self._random.randrange(1, 5), self._random.random() < 0.3
+        return payment.PaymentVerified(asset, self._hash(), terms, many, single, close_by_unix_ms)
+
+    def _terms(self) -> EscrowTerms:
+        return EscrowTerms(
+            pool_id=self._known_or_new("pool"),
+            chain_id=31337,
+            escrow="0x" + self._hash()[:40],
+            payer="0x" + self._hash()[:40],
+            rate_wei_per_s=str(10**12 * self._random.randrange(1, 100)),
+            cap_wei=str(self._random.choice((10**18, 2 * 10**20, 10**70))),
+        )
+
+    def _ref(self) -> ChainRef:
+        block, entry = self._random.randrange(10**6), self._random.randrange(9)
+        return ChainRef(31337, block, "0x" + self._hash(), self._now // 1000, "0x" + self._hash(), entry)
+
+    def _stream(self, stream_id: str, fresh: bool) -> stream.StreamCommand:
+        if fresh:
+            return stream.SetActive(self._terms(), 1, 1, self._now)
+        state = self._states["stream", stream_id]
+        if not isinstance(state, stream.Stream):
+            return stream.SetActive(self._terms(), 1, 1, self._now)
+        change = state.wanted.change
+        options: list[stream.StreamCommand] = [
+            stream.SetActive(state.terms, 1, self._random.randrange(3), self._now),
+            stream.SetActive(state.terms, 2, self._random.randrange(3), self._now),
+            stream.FailStart(change, self._text()),
+            stream.MarkOverdue(change, self._now),
+            *(stream.Observe(self._fact()) for _ in range(4)),
+            *(stream.Revert(seen.at) for seen in state.seen[-1:]),
+            *((stream.Close(state.terms, "payer", self._now),) if self._random.random() < 0.3 else ()),
+        ]
+        return self._random.choice(options)
+
+    def _fact(self) -> stream.Fact:
+        per_unit, at = self._random.randrange(10**15), self._ref()
+        units = (6250, 3750)
+        paid = tuple(Share("0x" + self._hash()[:40], each, str(each * per_unit)) for each in units)
+        pool_address = "0x" + self._hash()[:40]
+        return self._random.choice(
+            (
+                stream.Started(2, "5" + "0" * 13, 1, pool_address, self._now // 1000, paid, "0", at),
+                stream.Stopped(paid, "0", False, "0", at),
+                stream.Stopped(paid, "7", True, str(10**18), at),
+                stream.Liquidated(paid, str(10**17), at),
+                stream.Reconciled("stopped", 0, "0", 0, 0, paid, "0", "0", at),
+                stream.Reconciled("running", 1, "5" + "0" * 13, 1, 9, (), "0", "0", at),
+            )
+        )
 
     def _known_or_new(self, kind: str) -> str:
         known = [aggregate_id for other, aggregate_id in self._states if other == kind]

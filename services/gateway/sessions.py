@@ -120,7 +120,9 @@ async def _own_session(
         raise session.SessionUnknown
     history = await here.events.history("session", session_id)
     state = session.session.fold(item.event for item in history.recorded)
-    if isinstance(state, session.Absent) or not (who.is_operator or state.terms.payer == who.payer):
+    if not isinstance(state, session.OpenSession | session.Closed):
+        raise session.SessionUnknown
+    if not (who.is_operator or state.terms.payer == who.payer):
         raise session.SessionUnknown
     return state
 

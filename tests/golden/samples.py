@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from events import node, pool, session
+from events import node, payment, pool, session, stream
 from tests.aggregates import (
     digest,
     generation_ended,
@@ -13,7 +13,9 @@ from tests.aggregates import (
     shard,
     ulid,
 )
+from tests.money import closed, ref, shares, started, stopped, terms, verified
 
+TERMS = terms()
 SHARDS = (shard(1, 0, 5, 6250), shard(2, 5, 8, 3750))
 
 _ALL: tuple[Any, ...] = (
@@ -42,6 +44,22 @@ _ALL: tuple[Any, ...] = (
     generation_ended(1, finish_reason="error", error_code="node_lost", output_commitment=None),
     session.Settled(1, "0", "0"),
     session.Expired(1_700_000_000_000),
+    verified(),
+    payment.PaymentSettled("2" + "0" * 18, ref(1)),
+    payment.PaymentReverted("reorg", "2" + "0" * 18, ref(1)),
+    payment.PaymentReverted("voucher_expired", "0"),
+    payment.CloseRequested("budget"),
+    stream.StartRequested(1, TERMS, 1, 2, 1_700_000_000_000),
+    started(3),
+    started(9, 6, active=2),
+    stream.StopRequested(2, TERMS, True, "payer", 1_700_000_000_000),
+    stopped(9, 6),
+    closed(12, 3, spent_before=6),
+    stream.StartFailed(1, "insufficient_balance"),
+    stream.StopOverdue(2, 10_500),
+    stream.Liquidated(shares(6), "5", ref(9)),
+    stream.Reconciled("closed", 0, "0", 0, 0, shares(6), "0", "7", ref(9)),
+    stream.Reverted(shares(6), "0", "7", ref(9)),
 )
 
 SAMPLES: dict[str, list[Any]] = {}

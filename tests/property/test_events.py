@@ -6,9 +6,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from events import node, pool, session
+from events import node, payment, pool, session, stream
 from events.envelope import DECIDERS, decode_commit, encode_commit
 from events.kernel import Rejected
+from tests import money
 from tests.aggregates import (
     cause,
     generation_ended,
@@ -60,8 +61,48 @@ session_commands: st.SearchStrategy[Any] = st.one_of(
     ),
     st.just(session.Settle()),
     st.integers(0, 60).map(session.Expire),
+    st.booleans().map(
+        lambda single: payment.VerifyPayment(money.verified(single_request=single, close_by_unix_ms=50))
+    ),
+    st.builds(
+        session.StartRequest,
+        payer=st.just(money.PAYER),
+        started=numbers.map(request_started),
+        at_unix_ms=numbers,
+    ),
+    numbers.map(lambda n: payment.ConfirmPayment(money.ref(n))),
+    numbers.map(lambda n: payment.RevertPayment(money.ref(n))),
+    st.just(payment.FailPayment("x")),
+    st.just(payment.RequestClose("payer")),
+    st.just(payment.RequestClose("budget")),
+    numbers.map(lambda n: payment.SettlePayment(str(money.CAP), str(n))),
 )
-COMMANDS = {"node": node_commands, "pool": pool_commands, "session": session_commands}
+facts: st.SearchStrategy[Any] = st.one_of(
+    numbers.map(money.started),
+    st.builds(money.stopped, numbers, numbers),
+    st.builds(money.closed, numbers, numbers),
+    numbers.map(lambda n: stream.Liquidated((), "5", money.ref(n))),
+)
+stream_commands: st.SearchStrategy[Any] = st.one_of(
+    st.builds(
+        stream.SetActive,
+        terms=st.just(money.terms()),
+        epoch=numbers,
+        active=st.integers(0, 2),
+        at_unix_ms=numbers,
+    ),
+    st.just(stream.Close(money.terms(), "payer", 1)),
+    facts.map(stream.Observe),
+    st.builds(stream.FailStart, change=numbers, code=st.just("x")),
+    st.builds(stream.MarkOverdue, change=numbers, at_unix_ms=st.integers(5, 9)),
+    numbers.map(lambda n: stream.Revert(money.ref(n))),
+)
+COMMANDS = {
+    "node": node_commands,
+    "pool": pool_commands,
+    "session": session_commands,
+    "stream": stream_commands,
+}
 
 
 class Aggregates(RuleBasedStateMachine):
@@ -131,7 +172,32 @@ class Aggregates(RuleBasedStateMachine):
         assert set(ended) <= set(started)
         if isinstance(self.states["session"], session.Closed):
             assert set(ended) == set(started)
-            assert isinstance(self.log["session"][-1], session.Settled | session.Expired)
+            if self.states["session"].voucher is None:
+                assert isinstance(self.log["session"][-1], session.Settled | session.Expired)
+
+    @invariant()
+    def a_paid_request_stands_between_its_settlement_and_the_refund(self) -> None:
+        paid = False
+        for event in self.log["session"]:
+            if isinstance(event, payment.PaymentSettled):
+                paid = True
+            elif isinstance(event, payment.PaymentReverted | payment.CloseRequested | session.Settled):
+                paid = False
+            elif isinstance(event, session.RequestStarted):
+                voucher = any(isinstance(e, payment.PaymentVerified) for e in self.log["session"])
+                assert paid or not voucher
+
+    @invariant()
+    def a_closed_escrow_is_asked_for_nothing(self) -> None:
+        changes = [
+            e for e in self.log["stream"] if isinstance(e, stream.StartRequested | stream.StopRequested)
+        ]
+        assert [event.change for event in changes] == list(range(1, len(changes) + 1))
+        final = [event for event in changes if isinstance(event, stream.StopRequested) and event.final]
+        assert final in ([], changes[-1:])
+        keys = [e.at.key for e in self.log["stream"] if isinstance(e, stream.Fact)]
+        taken = [e.at.key for e in self.log["stream"] if isinstance(e, stream.Reverted)]
+        assert all(keys.count(key) - taken.count(key) in (0, 1) for key in keys)
 
 
 TestAggregates = Aggregates.TestCase

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events import node, pool, session
+from events import node, payment, pool, session, stream
 from events.envelope import DECIDERS, Recorded
 from projections.changes import INT64_MAX, Append, Batch, Put, storable
 from projections.read_model import changes_of, fold
@@ -98,12 +98,27 @@ def test_the_rows_say_what_the_deciders_state_says(seed: int, count: int) -> Non
                 }
                 assert ready == state.ready - state.failed
             case session.OpenSession():
-                assert row["status"] == "open"
+                closing = {"expired": "expired", "payment_reverted": "open", None: "open"}
+                assert row["status"] == closing.get(state.closing, "closing")
+                assert (row["settlement_tx"] is None) == (state.settlement is None)
                 assert row["running"] == len(state.running)
                 assert row["requests"] == len(state.running) + len(state.ended)
             case session.Closed():
-                assert row["status"] in ("settled", "expired")
+                assert row["status"] in ("settled", "expired", "unpaid")
                 assert row["running"] == 0
+            case payment.Paying() | payment.Unpaid():
+                assert row["status"] == ("paying" if isinstance(state, payment.Paying) else "unpaid")
+            case stream.Stream():
+                entries = [entry for (owner, *_), entry in whole.rows("ledger").items() if owner == key]
+                sums = {
+                    kind: sum(int(entry["amount_wei"]) for entry in entries if entry["kind"] == kind)
+                    for kind in ("streamed", "refund")
+                }
+                assert sums == {"streamed": state.paid_wei, "refund": state.refund_wei}
+                assert row["wanted_active"] == state.wanted.active
+                assert row["wanted_final"] == state.wanted.final
+                facts = [fact for (owner, _), fact in whole.rows("stream_facts").items() if owner == key]
+                assert sum(fact["sign"] for fact in facts) == len(state.seen)
 
 
 @given(st.one_of(st.text(), st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False)))
