@@ -30,7 +30,7 @@ go-check: setup ## go vet and go test of the mesh node
 	@cd services/axl_node && export PATH="$$PATH:$(CURDIR)/$(VENV)" GOTOOLCHAIN=local GOFLAGS=-buildvcs=false \
 		&& go vet ./... && go test ./...
 
-contracts-check: setup ## forge: format, lint, tests
+contracts-check: setup ## forge: format, lint, tests, gas as committed
 	@cd contracts && ../bin/forge fmt --check && ../bin/forge lint src --deny warnings && ../bin/forge test
 
 test: check go-check contracts-check ## the checks, then every test that is not marked long (<= 10 minutes on 2 cores)

@@ -69,7 +69,7 @@ interface ISessionEscrow {
     /// @param endedAt unix seconds, the stop block's timestamp
     /// @param spent wei: streamed and paid as minimum, all of it to the gda_pools' members
     /// @param refund micro-USDC to the payer
-    /// @param dust wei too small for USDC, left behind
+    /// @param dust wei left behind: what is too small for USDC, and what strangers gave (`claimRefund` pays that out)
     event Closed(uint64 endedAt, uint256 spent, uint256 refund, uint256 dust);
     /// @param micro micro-USDC
     event RefundPaid(address indexed payer, uint256 micro);
@@ -100,6 +100,7 @@ interface ISessionEscrow {
     error VoucherUsed();
     error SignatureInvalid();
     error SignatureExpired();
+    error TransferRefused();
     error TooManyActive(uint32 maxConcurrent);
     /// @notice The coalition has no epoch to pay.
     error NoEpoch();
@@ -121,7 +122,7 @@ interface ISessionEscrow {
     function close() external;
     /// @notice EIP-712 Close(uint256 deadline) by the payer; anyone relays.
     function closeBySig(uint256 deadline, bytes calldata signature) external;
-    /// @notice Pays a refund that was refused; to the payer only; anyone may call.
+    /// @notice Pays a refund that was refused, and whatever else lies here; to the payer only; anyone may call.
     function claimRefund() external;
     /// @notice Money here that did not fund the session goes to the payer named in the terms; anyone may call, once
     /// the session was opened or `openBy` has passed.
@@ -142,7 +143,8 @@ interface ISessionEscrow {
     function hardStop() external view returns (uint64);
     /// @notice micro-USDC
     function funded() external view returns (uint256);
-    /// @notice wei to members so far, with the running stream up to this block.
+    /// @notice wei to members so far, with the running stream up to this block. After StreamLost: all that is gone,
+    /// with what the liquidation took.
     function spent() external view returns (uint256);
     /// @notice The nonce `stopBySig` wants next.
     function stopNonce() external view returns (uint256);
