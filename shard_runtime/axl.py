@@ -4,6 +4,7 @@ Knows nothing of frames, requests or models. Messages may be lost or repeated: t
 """
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 
@@ -11,12 +12,12 @@ import msgspec
 import structlog
 
 from shard_runtime.loopback import Loopback, LoopbackError
+from shard_runtime.pace import IDLE_S, Pace
 
 WAIT_MS = 20_000
-BUSY_POLL_S = 0.001
-IDLE_POLL_S = 0.05
-BUSY_FOR_S = 2.0
 QUEUE = 256
+SENDERS_TO_STOCK = 4
+"""A stock node dials for every message and keeps no order: so many go to one peer at the same time."""
 SEND_TIMEOUT_S = 15.0
 TRIES = 6
 FIRST_PAUSE_S = 0.02
@@ -50,11 +51,15 @@ class Axl:
         """This node's public key, 64 hex digits, known after `start`."""
         self.waits = False
         """Whether /recv can wait for a message."""
+        self.pushes_back = False
+        """Whether a full queue makes the sender wait instead of losing what is in it."""
         self.count: Counter[str] = Counter()
         self._url = url.rstrip("/")
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._queues: dict[str, asyncio.Queue[bytes]] = {}
-        self._senders: dict[str, asyncio.Task[None]] = {}
+        self._senders: list[asyncio.Task[None]] = []
+        self._pace = Pace(0.0)
+        self._spoke = asyncio.Event()
 
     async def start(self, wait_s: float = 15.0) -> None:
         """Learn the node's key and extensions. Raises MeshUnreachable when it stays silent for `wait_s`."""
@@ -68,7 +73,8 @@ class Axl:
                         raise LoopbackError(f"/topology answered {answer.status}")
                     topology = msgspec.json.decode(answer.body, type=_Topology)
                     self.peer_id = topology.our_public_key.lower()
-                    self.waits = "recv_wait" in (topology.extensions or ())
+                    extensions = topology.extensions or ()
+                    self.waits, self.pushes_back = "recv_wait" in extensions, "backpressure" in extensions
                     return
                 except (LoopbackError, msgspec.DecodeError) as failure:
                     if asyncio.get_running_loop().time() > deadline:
@@ -82,18 +88,22 @@ class Axl:
         queue = self._queues.get(peer_id)
         if queue is None:
             queue = self._queues[peer_id] = asyncio.Queue(QUEUE)
-            self._senders[peer_id] = asyncio.create_task(self._send_all(peer_id, queue))
+            for _ in range(1 if self.waits else SENDERS_TO_STOCK):
+                self._senders.append(asyncio.create_task(self._send_all(peer_id, queue)))
         try:
             queue.put_nowait(message)
         except asyncio.QueueFull:
             self.count["dropped"] += 1
+        self._spoke.set()
 
-    async def run(self, on_message: OnMessage) -> None:
-        """Receive for ever: waiting inside /recv when the node can, else polling, fast while busy."""
-        pause_s = BUSY_POLL_S
+    async def run(self, on_message: OnMessage, expecting: Callable[[], bool] = lambda: False) -> None:
+        """Receive for ever: waiting inside /recv when the node can, else looking as often as `Pace` says.
+
+        `expecting` tells whether a request is under way here, so that a message may come at any time.
+        """
         path = f"/recv?wait={WAIT_MS}" if self.waits else "/recv"
         clock, connection = asyncio.get_running_loop().time, Loopback(self._url, self._headers)
-        heard = clock()
+        self._pace = Pace(clock())
         while True:
             try:
                 answer = await connection.request("GET", path, timeout_s=WAIT_MS / 1000 + 10)
@@ -106,17 +116,29 @@ class Axl:
                 continue
             if answer.status == 200:
                 self.count["received"] += 1
-                heard = clock()
+                self._pace.heard(clock())
                 on_message(answer.body, answer.headers.get("x-from-peer-id", ""))
             elif not self.waits:
                 self.count["polls"] += 1
-                pause_s = BUSY_POLL_S if clock() - heard < BUSY_FOR_S else min(IDLE_POLL_S, pause_s * 1.5)
-                await asyncio.sleep(pause_s)
+                await self._pause(clock, expecting())
+
+    async def _pause(self, clock: Callable[[], float], expecting: bool) -> None:
+        """Until the next look at a node that can't wait; a word of ours ends a long pause."""
+        if self._spoke.is_set():
+            self._spoke.clear()
+            self._pace.spoke(clock())
+        pause_s = self._pace.pause_s(clock(), expecting)
+        if pause_s < IDLE_S / 4:
+            await asyncio.sleep(pause_s)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._spoke.wait()
 
     async def close(self) -> None:
-        for task in self._senders.values():
+        for task in self._senders:
             task.cancel()
-        await asyncio.gather(*self._senders.values(), return_exceptions=True)
+        await asyncio.gather(*self._senders, return_exceptions=True)
         self._senders.clear()
 
     async def drain(self, seconds: float) -> None:

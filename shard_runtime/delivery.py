@@ -32,8 +32,8 @@ from shard_runtime.outstanding import Outstanding
 from shard_runtime.plan import Plan, same_sender
 from shard_runtime.reassembly import Reassembly, ReassemblyFull
 from shard_runtime.signing import ReceiptKey, Signers, statement
+from shard_runtime.window import CREDITS
 
-CREDITS = 32
 LOW_CREDIT = 4
 ACK_AT_ONCE_BYTES = 64 * 1024
 FIRST_RTO_NS = 1_000_000_000
@@ -67,8 +67,10 @@ class Delivery:
     `count` counts every frame dropped, by reason, and `sent`, `received`, `retransmitted`, `acks`.
     """
 
-    def __init__(self, plan: Plan, wall_ns: Callable[[], int], receipt_key: ReceiptKey) -> None:
-        self.plan = plan
+    def __init__(
+        self, plan: Plan, wall_ns: Callable[[], int], receipt_key: ReceiptKey, credits: int = CREDITS
+    ) -> None:
+        self.plan, self._credits = plan, credits
         self.count: Counter[str] = Counter()
         self.evidence = Evidence()
         self._receipt_key, self._signers = receipt_key, Signers(plan.receipt_keys)
@@ -208,7 +210,7 @@ class Delivery:
 
     def _fill(self, peer: int, now_ns: int) -> None:
         queue = self._waiting[peer]
-        while queue and self._in_flight[peer] < CREDITS:
+        while queue and self._in_flight[peer] < self._credits:
             frame = queue.popleft()
             rtt = self._rtt_ns.get(peer)
             if frame.kind == "control":
@@ -225,7 +227,7 @@ class Delivery:
         header = Header(
             VERSION, frame.kind, plan.pool_id, plan.epoch, frame.rid, frame.step, frame.n, frame.attempt,
             plan.my_key, plan.key(frame.peer), frame.dtype, frame.shape, frame.part, frame.parts,
-            frame.digest, self._wall_ns(), CREDITS - self._in_flight[frame.peer], frame.sig,
+            frame.digest, self._wall_ns(), self._credits - self._in_flight[frame.peer], frame.sig,
         )  # fmt: skip
         if not frame.sig:
             frame.sig = self._receipt_key.sign(statement(header))
@@ -240,7 +242,7 @@ class Delivery:
         plan = self.plan
         header = Header(
             VERSION, kind, plan.pool_id, plan.epoch, rid, step, part, 0, plan.my_key, plan.key(to), "json",
-            (len(payload),), 0, 1, digest_of(payload), self._wall_ns(), CREDITS - self._in_flight[to],
+            (len(payload),), 0, 1, digest_of(payload), self._wall_ns(), self._credits - self._in_flight[to],
         )  # fmt: skip
         header = replace(header, sig=self._receipt_key.sign(statement(header)))
         self.count["sent"] += 1

@@ -26,6 +26,7 @@ from shard_runtime.stage import LOST, Stage
 from shard_runtime.text import load_tokenizer
 from shard_runtime.voice import Voice
 from shard_runtime.weights import resolve_model
+from shard_runtime.window import credits_per_peer
 
 
 class PlanInvalid(Exception):
@@ -123,6 +124,10 @@ class Places:
         else:
             place.stage.take(frame, mesh_sender)
 
+    def expecting(self) -> bool:
+        """Whether a request is under way here, so that frames may come at any time."""
+        return any(place.stage.requests for place in self.all())
+
     def tick(self) -> None:
         for place in self.all():
             place.stage.tick()
@@ -200,9 +205,10 @@ class Places:
             if answering is not None:
                 answering.on_fail(request_id, code)
 
+        credits = credits_per_peer(len(plan.members), bounded=not around.axl.pushes_back)
         stage = Stage(
             plan, slice_, kv, around.compute, around.axl.post, around.receipt_key, on_token, on_fail,
-            around.stall_ns,
+            around.stall_ns, credits,
         )  # fmt: skip
         if plan.is_entry:
             tokenizer = await asyncio.to_thread(load_tokenizer, model_dir)

@@ -27,6 +27,7 @@ from shard_runtime.plan import Plan
 from shard_runtime.sampling import pick, weighed
 from shard_runtime.signing import ReceiptKey
 from shard_runtime.slices import Slice
+from shard_runtime.window import CREDITS
 
 LOST = "shard_lost"
 ORPHAN_NS = 60_000_000_000
@@ -88,9 +89,10 @@ class Stage:
         on_token: OnToken,
         on_fail: OnFail,
         stall_ns: int = 15_000_000_000,
+        credits: int = CREDITS,
     ) -> None:
         self.plan, self.slice = plan, slice_
-        self.delivery = Delivery(plan, time.time_ns, receipt_key)
+        self.delivery = Delivery(plan, time.time_ns, receipt_key, credits)
         self._kv, self._compute, self._post = kv, compute, post
         self._on_token, self._on_fail, self._stall_ns = on_token, on_fail, stall_ns
         self._work: dict[str, _Work] = {}

@@ -59,6 +59,8 @@ type Config struct {
 	APISocket         string   `json:"api_socket"`
 	MTU               int      `json:"mtu"`
 	Stock             bool     `json:"stock"`
+	// StockReorderMS makes messages in stock mode overtake each other within so many milliseconds.
+	StockReorderMS int `json:"stock_reorder_ms"`
 }
 
 func defaultConfig() Config {
@@ -149,6 +151,15 @@ func (c *Config) check() error {
 	}
 	if c.SendWaitMS < 0 {
 		return fmt.Errorf("config_bad_value: send_wait_ms = %d must not be negative", c.SendWaitMS)
+	}
+	if c.StockReorderMS < 0 || c.StockReorderMS > 10_000 {
+		return fmt.Errorf("config_bad_value: stock_reorder_ms = %d is not within 0..10000", c.StockReorderMS)
+	}
+	if c.StockReorderMS > 0 && !c.Stock {
+		return errors.New("config_bad_value: stock_reorder_ms needs stock: our own mode keeps the order")
+	}
+	if c.Stock && c.AllowedPeers != nil {
+		return errors.New("config_bad_value: allowed_peers does not go with stock: the stock node admits everyone")
 	}
 	if c.MaxMessageSize > 1<<30 {
 		return fmt.Errorf("config_bad_value: max_message_size = %d is above 1 GiB", c.MaxMessageSize)

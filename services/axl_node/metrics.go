@@ -49,7 +49,7 @@ func (n *Node) metricSamples() []sample {
 	gauge := func(name, help string, v int) sample { return sample{name, "gauge", help, int64(v)} }
 	senders, recvBytes, recvMessages, readers := n.inbox.Used()
 	sendBytes, sendMessages, links := n.post.Used()
-	stockQueued, stockLost := n.stockInbox.Used()
+	stockQueued, stockLost, stockOvertaken := n.stockInbox.Used()
 	return []sample{
 		counter("axl_frames_sent_total", "Messages accepted by POST /send.", m.FramesSent.Load()),
 		counter("axl_bytes_sent_total", "Body bytes of those messages.", m.BytesSent.Load()),
@@ -58,6 +58,7 @@ func (n *Node) metricSamples() []sample {
 		counter("axl_frames_delivered_total", "Messages fetched by GET /recv.", m.FramesDelivered.Load()),
 		counter("axl_recv_returned_total", "Messages put back because the fetching client was gone.", m.Returned.Load()),
 		counter("axl_drops_total", "Messages dropped from a full queue (stock mode only).", stockLost),
+		counter("axl_overtaken_total", "Messages that a later one overtook (stock mode only).", stockOvertaken),
 		counter("axl_lost_total", "Accepted messages given up because the peer stayed unreachable.", m.Lost.Load()),
 		counter("axl_retried_total", "Messages written a second time after a connection broke.", m.Retried.Load()),
 		counter("axl_reconnects_total", "Connections opened again to a peer.", m.Reconnects.Load()),

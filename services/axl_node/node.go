@@ -41,7 +41,7 @@ func OpenNode(cfg Config, key ed25519.PrivateKey, log *slog.Logger) (*Node, erro
 	}
 	count := &Metrics{}
 	n := &Node{
-		cfg: cfg, log: log, overlay: overlay, count: count, stockInbox: &StockInbox{},
+		cfg: cfg, log: log, overlay: overlay, count: count, stockInbox: &StockInbox{spread: milliseconds(cfg.StockReorderMS)},
 		inbox: NewInbox(cfg.RecvQueueBytes, cfg.RecvQueueMessages),
 		post:  NewPost(cfg, overlay, count, log),
 	}
@@ -160,7 +160,7 @@ func (n *Node) receiveOne(conn *PeerConn, input *bufio.Reader, sender *Sender) e
 	n.count.FramesReceived.Add(1)
 	n.count.BytesReceived.Add(uint64(length))
 	if n.cfg.Stock {
-		n.stockInbox.Put(truncatedID(addressOf(conn.Peer)), body)
+		n.stockInbox.Arrive(n.life, truncatedID(addressOf(conn.Peer)), body)
 	} else {
 		n.inbox.Put(sender, body)
 	}

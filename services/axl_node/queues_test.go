@@ -163,6 +163,40 @@ func TestAckTapCountsAcrossTheWrap(t *testing.T) {
 	}
 }
 
+func TestStockInboxLetsLaterMessagesOvertake(t *testing.T) {
+	inbox := &StockInbox{spread: 20 * time.Millisecond}
+	for number := range byte(60) {
+		inbox.Arrive(context.Background(), "someone", []byte{number})
+	}
+	waitFor(t, func() bool { queued, _, _ := inbox.Used(); return queued == 60 })
+	seen, inOrder := map[byte]bool{}, true
+	for last := -1; ; {
+		message, found := inbox.Take()
+		if !found {
+			break
+		}
+		seen[message.body[0]] = true
+		inOrder = inOrder && int(message.body[0]) > last
+		last = int(message.body[0])
+	}
+	_, lost, overtaken := inbox.Used()
+	if len(seen) != 60 || lost != 0 || inOrder || overtaken == 0 {
+		t.Errorf("%d of 60 messages, %d lost, in order: %v, %d overtaken", len(seen), lost, inOrder, overtaken)
+	}
+}
+
+func TestStockInboxForgetsTheOldest(t *testing.T) {
+	inbox := &StockInbox{}
+	for number := range byte(150) {
+		inbox.Arrive(context.Background(), "someone", []byte{number})
+	}
+	queued, lost, overtaken := inbox.Used()
+	first, _ := inbox.Take()
+	if queued != 100 || lost != 50 || overtaken != 0 || first.body[0] != 50 {
+		t.Errorf("%d queued, %d lost, %d overtaken, %d first", queued, lost, overtaken, first.body[0])
+	}
+}
+
 func waitFor(t *testing.T, condition func() bool) {
 	t.Helper()
 	for end := time.Now().Add(5 * time.Second); !condition(); {

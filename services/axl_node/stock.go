@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -57,10 +59,17 @@ func (l *sleepyLink) pump() {
 }
 
 // StockInbox is the stock node's one queue for all senders, which forgets its oldest message when full.
+//
+// Every message has a connection of its own there, so a later one may arrive first. On one machine that is rare; with a
+// spread above zero each message is held for a random part of it, so that it happens.
 type StockInbox struct {
-	mu       sync.Mutex
-	messages []stockMessage
-	Lost     uint64
+	mu        sync.Mutex
+	messages  []stockMessage
+	spread    time.Duration
+	arrived   uint64
+	newest    uint64
+	lost      uint64
+	overtaken uint64
 }
 
 type stockMessage struct {
@@ -68,15 +77,41 @@ type stockMessage struct {
 	body []byte
 }
 
-// Put appends a message, dropping the oldest of more than a hundred.
-func (q *StockInbox) Put(from string, body []byte) {
+// Arrive takes a message in, at once or after its random part of the spread, unless life ends before.
+func (q *StockInbox) Arrive(life context.Context, from string, body []byte) {
+	q.mu.Lock()
+	q.arrived++
+	number := q.arrived
+	q.mu.Unlock()
+	message := stockMessage{from, body}
+	if q.spread <= 0 {
+		q.put(number, message)
+		return
+	}
+	timer := time.NewTimer(rand.N(q.spread))
+	go func() {
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			q.put(number, message)
+		case <-life.Done():
+		}
+	}()
+}
+
+// put appends a message, dropping the oldest of more than a hundred.
+func (q *StockInbox) put(number uint64, message stockMessage) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if number < q.newest {
+		q.overtaken++
+	}
+	q.newest = max(q.newest, number)
 	if len(q.messages) >= stockQueueMessages {
 		q.messages = q.messages[1:]
-		q.Lost++
+		q.lost++
 	}
-	q.messages = append(q.messages, stockMessage{from, body})
+	q.messages = append(q.messages, message)
 }
 
 // Take removes the oldest message.
@@ -91,9 +126,9 @@ func (q *StockInbox) Take() (stockMessage, bool) {
 	return first, true
 }
 
-// Used reports the number of messages queued and lost so far.
-func (q *StockInbox) Used() (queued int, lost uint64) {
+// Used reports the number of messages queued, and so far lost and overtaken by a later one.
+func (q *StockInbox) Used() (queued int, lost, overtaken uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.messages), q.Lost
+	return len(q.messages), q.lost, q.overtaken
 }

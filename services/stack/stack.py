@@ -74,6 +74,18 @@ class Stack:
 
         Raises GatewayRefused, NotReady, ProgramMissing.
         """
+        joined = await self.join_nodes(labels, operator_token, model_dirs)
+        for label in labels:
+            await start_node(self.supervisor, self.settings.state_dir / "nodes" / label)
+        return joined
+
+    async def join_nodes(
+        self, labels: Sequence[str], operator_token: str, model_dirs: Sequence[Path] = ()
+    ) -> list[Joined]:
+        """As `add_nodes`, but nothing is started: their configurations may still be changed.
+
+        Raises GatewayRefused.
+        """
         base = self.settings.state_dir / "nodes"
         directories = [base / label for label in labels]
         keys = {d.name: NodeKeys.load_or_make(d).mesh_key for d in directories}
@@ -89,8 +101,6 @@ class Stack:
             )
             write_configs(directory, endpoints, model_dirs or self.settings.model_dirs, allowed)
             self._mesh_listens.append(listen)
-        for directory in directories:
-            await start_node(self.supervisor, directory)
         return joined
 
     async def new_token(self, kind: credentials.Kind, label: str) -> str:

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from shard_runtime.axl import Axl, MeshUnreachable
+from shard_runtime.pace import IDLE_S
 from shard_runtime.plan import same_sender
-from tests.mesh_nodes import MeshNode, mesh
+from tests.mesh_nodes import MeshNode, mesh, until
 
 
 class Inbox:
@@ -66,6 +67,69 @@ async def test_a_stock_node_is_polled_and_tells_enough_of_the_sender() -> None:
         [seen] = {who for _, who in inbox.heard}
         assert seen != nodes[0].peer_id
         assert same_sender(nodes[0].peer_id, seen)
+
+
+async def test_a_stock_node_is_looked_at_seldom_until_somebody_is_expected() -> None:
+    inbox, expected = Inbox(), asyncio.Event()
+    async with mesh(2, stock=True) as nodes, client(nodes[0]) as sender:
+        receiver = Axl(nodes[1].api_url)
+        await receiver.start()
+        listening = asyncio.create_task(receiver.run(inbox.take, expected.is_set))
+        clock = asyncio.get_running_loop().time
+
+        async def fast() -> bool:
+            """Are the next twenty looks closer together than those of an idle client can be?"""
+            begun, before = clock(), receiver.count["polls"]
+            while receiver.count["polls"] < before + 20:
+                await asyncio.sleep(0.01)
+            return (clock() - begun) / 20 < 0.8 * IDLE_S
+
+        async def slow() -> bool:
+            return not await fast()
+
+        async def spoken() -> bool:
+            receiver.post(nodes[0].peer_id, b"an answer may come now")
+            return await fast()
+
+        try:
+            await until("nobody speaks, so it looks seldom", slow)
+            expected.set()
+            await until("a request is under way, so it looks often", fast)
+            expected.clear()
+            await until("it looks seldom again", slow)
+            sender.post(nodes[1].peer_id, b"first")
+            await inbox.until(lambda: bool(inbox.heard))
+            await until("it looks seldom again", slow)
+            await until("it has spoken, so it looks often", spoken)
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+            await receiver.close()
+
+
+async def test_what_overtakes_and_what_is_forgotten_at_a_stock_node_is_the_meshs_own_doing() -> None:
+    """A client that reads on loses nothing, in whatever order; one that does not loses the oldest."""
+    inbox = Inbox()
+    async with mesh(2, stock=True, stock_reorder_ms=30) as nodes, client(nodes[0]) as sender:
+        messages = [number.to_bytes(4, "little") for number in range(150)]
+        async with client(nodes[1], inbox):
+            for message in messages:
+                sender.post(nodes[1].peer_id, message)
+            await inbox.until(lambda: len(inbox.heard) == len(messages))
+        heard = [message for message, _ in inbox.heard]
+        assert heard != messages
+        assert sorted(heard) == sorted(messages)
+        for message in messages:
+            sender.post(nodes[1].peer_id, message)
+
+        async def all_in() -> bool:
+            seen = await nodes[1].metrics()
+            return seen["axl_drops_total"] + seen["axl_recv_queue_messages"] == len(messages)
+
+        await until("150 messages at the stock node", all_in)
+        metrics = await nodes[1].metrics()
+        assert (metrics["axl_recv_queue_messages"], metrics["axl_drops_total"]) == (100, 50)
+        assert metrics["axl_overtaken_total"] > 0
 
 
 async def test_a_peer_that_is_not_there_holds_up_no_other() -> None:

@@ -5,6 +5,7 @@ part; knows no assertion of a test.
 """
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -22,13 +23,14 @@ from nats.aio.msg import Msg
 from events.envelope import Recorded
 from services import bus
 from services.auditor.verify import Report, verify
+from services.join import MESH_CONFIG_FILE
 from services.local_pool import form_pool
 from services.log import EventLog, Writer
 from services.node_keys import NodeKeys
 from services.settings import Settings
 from services.stack import postgres
 from services.stack.identity import lives
-from services.stack.node import ROOT
+from services.stack.node import ROOT, start_node
 from services.stack.stack import Stack, stack_of
 from shard_runtime.messages import Alive, alive_subject
 
@@ -175,9 +177,22 @@ class Network:
             await supervisor.start(supervisor.running(name).spec)
 
 
+def _as_stock(node_dir: Path, reorder_ms: int) -> None:
+    """Let the node's mesh node behave as a stock one, which knows no allow-list."""
+    path = node_dir / MESH_CONFIG_FILE
+    mesh = json.loads(path.read_text())
+    mesh.pop("allowed_peers", None)
+    path.write_text(json.dumps(mesh | {"stock": True, "stock_reorder_ms": reorder_ms}))
+
+
 @asynccontextmanager
-async def network(state_dir: Path, say: Callable[[str], None] = lambda _: None) -> AsyncIterator[Network]:
-    """Two nodes that serve `tales` as one pool; all of it stops at the end."""
+async def network(
+    state_dir: Path, say: Callable[[str], None] = lambda _: None, stock_reorder_ms: int | None = None
+) -> AsyncIterator[Network]:
+    """Two nodes that serve `tales` as one pool; all of it stops at the end.
+
+    `stock_reorder_ms`: over stock mesh nodes whose messages overtake each other within so long; None: ours.
+    """
     settings = Settings().model_copy(
         update={
             "state_dir": state_dir,
@@ -190,7 +205,11 @@ async def network(state_dir: Path, say: Callable[[str], None] = lambda _: None) 
     )
     async with stack_of(settings) as stack:
         operator = await stack.new_token("operator", "test")
-        await stack.add_nodes(LABELS, operator, (MODEL.parent,))
         nodes = [stack.settings.state_dir / "nodes" / label for label in LABELS]
+        await stack.join_nodes(LABELS, operator, (MODEL.parent,))
+        for node in nodes:
+            if stock_reorder_ms is not None:
+                _as_stock(node, stock_reorder_ms)
+            await start_node(stack.supervisor, node)
         pool = await form_pool(stack.settings.public_url, operator, nodes, MODEL, name=POOL, say=say)
         yield Network(stack, operator, await stack.new_token("api_key", "test client"), pool)

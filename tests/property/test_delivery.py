@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from shard_runtime.arrivals import END, FAIL, OPEN, Arrived, Confirmed, Event, Refused
-from shard_runtime.delivery import CREDITS, STRANGER_TTL_NS, Delivery
+from shard_runtime.delivery import STRANGER_TTL_NS, Delivery
 from shard_runtime.evidence import INPUTS, REQUESTS
 from shard_runtime.frames import PART_BYTES, VERSION, Header, Kind, decode, digest_of, encode
 from shard_runtime.messages import PlanMember
 from shard_runtime.plan import Plan
 from shard_runtime.signing import ReceiptKey, signer_of, statement
+from shard_runtime.window import CREDITS
 
 MS = 1_000_000
 
