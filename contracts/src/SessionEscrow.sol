@@ -106,6 +106,7 @@ contract SessionEscrow is ISessionEscrow, ReentrancyGuardTransient {
                 || agreed.maxConcurrent > MOST_CONCURRENT || agreed.controller == address(0)
                 || uint256(agreed.rate) * agreed.maxConcurrent > uint96(type(int96).max)
                 || agreed.closeBy <= block.timestamp || agreed.closeBy > type(uint32).max
+                || agreed.closeBy - block.timestamp > ICoalition(agreed.coalition).longestSession()
         ) revert TermsInvalid();
         if (
             voucher.from == address(0) || (agreed.payer != address(0) && voucher.from != agreed.payer)

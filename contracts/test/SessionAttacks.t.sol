@@ -111,7 +111,7 @@ contract SessionAttacksTest is SessionWorld {
     }
 
     function test_terms_that_could_not_be_kept_are_refused() external {
-        for (uint256 i = 0; i < 7; ++i) {
+        for (uint256 i = 0; i < 8; ++i) {
             Terms memory terms = someTerms();
             if (i == 0) terms.rate = 0;
             if (i == 1) terms.rate = RATE + 1;
@@ -120,6 +120,7 @@ contract SessionAttacksTest is SessionWorld {
             if (i == 4) terms.closeBy = uint64(block.timestamp);
             if (i == 5) terms.rate = uint96(type(int96).max) / 1e12 * 1e12;
             if (i == 6) terms.closeBy = uint64(type(uint32).max) + 1;
+            if (i == 7) terms.closeBy = uint64(block.timestamp) + coalition.longestSession() + 1;
             bytes memory why = abi.encodeWithSelector(ISessionEscrow.TermsInvalid.selector);
             refused(terms, voucherOf(PAYER_KEY, terms, CAP, "n"), 0, CONTROLLER, why);
         }

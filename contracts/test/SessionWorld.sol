@@ -10,6 +10,7 @@ import {SuperfluidWorld} from "./SuperfluidWorld.sol";
 contract PlainCoalition {
     address public gdaPool;
     uint256 public sessionLimit = 1000e6;
+    uint64 public longestSession = 30 days;
 
     function point(address to) external {
         gdaPool = to;

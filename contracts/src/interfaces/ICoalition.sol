@@ -8,9 +8,46 @@ pragma solidity ^0.8.26;
 /// @param receiptKey signs the node's receipts
 struct Seat {
     address operator;
-    uint128 units;
+    uint96 units;
     bytes32 node;
     address receiptKey;
+}
+
+/// @notice What a coalition is made with, for good. Amounts are micro-USDC, times seconds.
+/// @param steward opens and ends epochs, readmits
+/// @param treasury gets what of a slash is not the payer's
+/// @param sessionLimit largest voucher of a session
+/// @param longestSession largest closeBy, counted from the opening
+/// @param leastBond a seat needs this or the session limit, whichever is more: the worst it could cost a payer
+/// @param counterBond what the accused locks to dispute
+/// @param mostPerKind largest slash for each Kind, in its order
+/// @param unbondDelay longer than disputeWindow + rulingWindow + longestSession
+/// @param leastProbes without so many failed probes within longestProbeWindow, NO_SHOW and STALL take no bond
+/// @param deterministic equal inputs give equal outputs here, so unequal receipts prove a lie
+/// @param quorum more than half of the attestors
+/// @param arbiterQuorum more than half of the arbiters, and more than `quorum`
+struct CoalitionConfig {
+    address steward;
+    address treasury;
+    address usdc;
+    address usdcx;
+    address gdaForwarder;
+    address factory;
+    uint256 sessionLimit;
+    uint64 longestSession;
+    uint256 leastBond;
+    uint256 counterBond;
+    uint256[5] mostPerKind;
+    uint64 disputeWindow;
+    uint64 rulingWindow;
+    uint64 unbondDelay;
+    uint32 leastProbes;
+    uint32 longestProbeWindow;
+    bool deterministic;
+    address[] attestors;
+    uint256 quorum;
+    address[] arbiters;
+    uint256 arbiterQuorum;
 }
 
 /// @notice What a quorum of attestors says, byte for byte the same.
@@ -31,10 +68,12 @@ struct Breach {
     uint256 deadline;
 }
 
-/// @notice A node's word on what it computed for `segment` of `request`. EIP-712, signed with its receipt key.
+/// @notice A node's word on what it computed for `segment` of `request`, signed with its receipt key: EIP-712
+/// Receipt(uint256 epoch,address session,bytes32 request,uint32 segment,uint32 attempt,bytes32 inputHash,
+/// bytes32 outputHash). It names the session's address, because anyone can make a session with another's sessionId.
 struct Receipt {
     uint256 epoch;
-    bytes32 session;
+    address session;
     bytes32 request;
     uint32 segment;
     uint32 attempt;
@@ -67,7 +106,7 @@ interface ICoalition {
         uint256 indexed epoch,
         address indexed operator,
         bytes32 indexed node,
-        uint128 units,
+        uint96 units,
         address receiptKey
     );
     /// @notice Nothing is paid until the next epoch opens.
@@ -102,6 +141,7 @@ interface ICoalition {
     );
     /// @notice The token refused a payment; `withdrawOwed` tries again.
     event PaymentHeld(address indexed to, uint256 amount);
+    event HandedOver(address indexed steward);
 
     error NotSteward();
     error ConfigInvalid();
@@ -127,7 +167,6 @@ interface ICoalition {
     error NotAccused();
     error NotEquivocation();
     error NotDeterministic();
-    error StillStreaming(address session);
 
     // ---- epochs
     /// @notice Steward: a new gda_pool with these units (total 10 000); each seat with its operator's EIP-712
@@ -144,6 +183,10 @@ interface ICoalition {
     function seatsOf(uint256 epoch) external view returns (Seat[] memory);
     /// @notice Largest voucher a session of this coalition may take, micro-USDC.
     function sessionLimit() external view returns (uint256);
+    /// @notice Largest closeBy of a session, seconds from its opening.
+    function longestSession() external view returns (uint64);
+    /// @notice Steward: another key takes over.
+    function handOver(address next) external;
 
     // ---- bonds
     /// @notice Anyone may add to an operator's bond; the caller pays.
@@ -171,7 +214,7 @@ interface ICoalition {
     /// @notice EIP-712 Breach(address session,address operator,uint8 kind,uint256 amount,bytes32 evidenceHash,
     /// uint32 failedProbes,uint32 probeWindow,uint256 deadline) by a quorum of attestors. Stops the stream first.
     function openClaim(Breach calldata breach, bytes[] calldata votes) external returns (uint256 claimId);
-    /// @notice Two receipts of one node that differ in outputHash alone; slashes at once.
+    /// @notice Two receipts of one node that differ in outputHash alone; needs no vote, slashes at once. Anyone.
     function proveEquivocation(
         address session,
         Receipt calldata first,
@@ -179,13 +222,29 @@ interface ICoalition {
         Receipt calldata second,
         bytes calldata secondSignature
     ) external returns (uint256 claimId);
-    /// @notice The accused, with a counter-bond, before the claim can be executed.
+    /// @notice The accused, before the claim can be executed; locks `counterBond` of its bond.
     function dispute(uint256 claimId) external;
     /// @notice EIP-712 Ruling(uint256 claimId,bool upheld,uint256 deadline) by a quorum of arbiters.
     function rule(uint256 claimId, bool upheld, uint256 deadline, bytes[] calldata rulings) external;
-    /// @notice No ruling in time: the claim falls and the counter-bond goes back. Anyone.
+    /// @notice No ruling in time: the claim falls and what was locked is free again. Anyone.
     function cancelUnruled(uint256 claimId) external;
     /// @notice After the dispute window, undisputed. Anyone.
     function execute(uint256 claimId) external;
+    /// @notice Pays what the token refused before; to that account only; anyone may call.
     function withdrawOwed(address to) external;
+    /// @notice amount: micro-USDC locked; executableAt, ruleBy: unix seconds (ruleBy 0: not disputed).
+    function claimOf(uint256 claimId)
+        external
+        view
+        returns (
+            address session,
+            address operator,
+            address payer,
+            Kind kind,
+            ClaimState state,
+            uint256 amount,
+            uint64 executableAt,
+            uint64 ruleBy
+        );
+    function domainSeparator() external view returns (bytes32);
 }

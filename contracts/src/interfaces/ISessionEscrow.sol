@@ -11,7 +11,7 @@ pragma solidity ^0.8.26;
 /// @param minSecondsPerRequest a shorter request pays the difference
 /// @param maxConcurrent requests in flight at once, 1 to 8
 /// @param openBy unix seconds; not opened by then: the voucher can be taken back
-/// @param closeBy unix seconds; from then on anyone may close
+/// @param closeBy unix seconds; from then on anyone may close; at most the coalition's longestSession after opening
 /// @param controller starts and stops the stream
 /// @param sessionId chosen by the server, unique
 struct Terms {
