@@ -238,12 +238,14 @@ contract SessionEscrow is ISessionEscrow, ReentrancyGuardTransient {
         if (owedSeconds > affordable) owedSeconds = affordable;
         if (owedSeconds == 0) return;
         uint256 amount = owedSeconds * rate;
-        // casting to 'uint128' and 'uint32' is safe: at most eight least times, and no more than there is
-        // forge-lint: disable-next-line(unsafe-typecast)
-        _spent += uint128(amount);
-        GDA.distribute(USDCX, address(this), to, amount, "");
-        // forge-lint: disable-next-line(unsafe-typecast)
-        emit MinimumPaid(to, amount, uint32(owedSeconds));
+        // A pool that takes no distribution keeps no stream from stopping.
+        try GDA.distribute(USDCX, address(this), to, amount, "") {
+            // casting to 'uint128' and 'uint32' is safe: at most eight least times, and no more than there is
+            // forge-lint: disable-next-line(unsafe-typecast)
+            _spent += uint128(amount);
+            // forge-lint: disable-next-line(unsafe-typecast)
+            emit MinimumPaid(to, amount, uint32(owedSeconds));
+        } catch {}
     }
 
     /// Below the second at which nothing is left, so that a public close comes before liquidation.

@@ -2,6 +2,7 @@
 pragma solidity ^0.8.26;
 
 import {ISessionEscrow, Terms, Voucher} from "../src/interfaces/ISessionEscrow.sol";
+import {IGdaForwarder} from "../src/interfaces/ISuperfluid.sol";
 import {MockUSDC} from "../src/MockUSDC.sol";
 import {SessionWorld} from "./SessionWorld.sol";
 
@@ -237,6 +238,37 @@ contract SessionAttacksTest is SessionWorld {
         usdc.approve(address(usdcx), micro);
         usdcx.upgrade(micro * 1e12);
         usdcx.transfer(to, weiGiven);
+    }
+
+    function test_a_coalition_that_breaks_keeps_nobodys_money() external {
+        ISessionEscrow session = opened(someTerms(), 1);
+        pass(10);
+        vm.etch(address(coalition), hex"fe");
+        vm.prank(CONTROLLER);
+        vm.expectRevert();
+        session.setActive(2);
+        closed(session);
+        same(usdc.balanceOf(payer), before - 500);
+    }
+
+    function test_a_pool_emptied_of_units_keeps_no_stream_from_stopping() external {
+        ISessionEscrow session = opened(someTerms(), 1);
+        pass(1); // below the least time, so that a distribution is tried too
+        for (uint256 i = 0; i < operators.length; ++i) {
+            gda.updateMemberUnits(pool, operators[i], 0, "");
+        }
+        closed(session);
+        same(gda.getFlowDistributionFlowRate(usdcx, address(session), pool), 0);
+        session.claimRefund(); // what was meant for members who are not there
+        same(usdc.balanceOf(payer), before - 50);
+    }
+
+    function test_a_pool_that_refuses_the_least_time_keeps_no_stream_from_stopping() external {
+        ISessionEscrow session = opened(someTerms(), 1);
+        vm.mockCallRevert(address(gda), abi.encodePacked(IGdaForwarder.distribute.selector), "no");
+        closed(session);
+        same(session.spent(), 0);
+        same(usdc.balanceOf(payer), before);
     }
 
     // ---- vouchers that did not fund the session
