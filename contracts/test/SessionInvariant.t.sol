@@ -2,8 +2,8 @@
 pragma solidity ^0.8.26;
 
 import {ISessionEscrow, Terms, Voucher} from "../src/interfaces/ISessionEscrow.sol";
-import {Checks} from "./Checks.sol";
 import {SessionWorld} from "./SessionWorld.sol";
+import {Targets} from "./Targets.sol";
 
 /// @title Everybody at once, in any order, at any time: controller, payer, operators, strangers, a new epoch.
 contract Crowd is SessionWorld {
@@ -154,36 +154,21 @@ contract Crowd is SessionWorld {
     }
 }
 
-contract SessionInvariantTest is Checks {
+contract SessionInvariantTest is Targets {
     Crowd private crowd;
 
     function setUp() external {
         crowd = new Crowd();
-    }
-
-    function targetContracts() external view returns (address[] memory targets) {
-        targets = new address[](1);
-        targets[0] = address(crowd);
-    }
-
-    struct FuzzSelector {
-        address addr;
-        bytes4[] selectors;
-    }
-
-    function targetSelectors() external view returns (FuzzSelector[] memory targets) {
-        targets = new FuzzSelector[](1);
-        bytes4[] memory selectors = new bytes4[](9);
-        selectors[0] = Crowd.open.selector;
-        selectors[1] = Crowd.setActive.selector;
-        selectors[2] = Crowd.stop.selector;
-        selectors[3] = Crowd.close.selector;
-        selectors[4] = Crowd.claimRefund.selector;
-        selectors[5] = Crowd.reclaim.selector;
-        selectors[6] = Crowd.newEpoch.selector;
-        selectors[7] = Crowd.blacklist.selector;
-        selectors[8] = Crowd.wait.selector;
-        targets[0] = FuzzSelector(address(crowd), selectors);
+        target(address(crowd));
+        call(Crowd.open.selector);
+        call(Crowd.setActive.selector);
+        call(Crowd.stop.selector);
+        call(Crowd.close.selector);
+        call(Crowd.claimRefund.selector);
+        call(Crowd.reclaim.selector);
+        call(Crowd.newEpoch.selector);
+        call(Crowd.blacklist.selector);
+        call(Crowd.wait.selector);
     }
 
     function invariant_paid_is_received_plus_held_and_refunded() external view {
