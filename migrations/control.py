@@ -12,6 +12,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
     Table,
     Text,
     func,
@@ -73,3 +74,33 @@ registration_challenges = Table(
     Index("registration_challenges_oldest", "expires_at"),
 )
 """Drawn by the gateway, signed by a node's keys once."""
+
+_LIVE = text("state IN ('signed', 'mined')")
+chain_transactions = Table(
+    "chain_transactions",
+    metadata,
+    Column("intent", Text, primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("chain_id", BigInteger, nullable=False),
+    Column("sender", Text, nullable=False),
+    Column("nonce", BigInteger, nullable=False),
+    Column("to_address", Text, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("value_wei", Numeric(78, 0), nullable=False),
+    Column("raw", LargeBinary, nullable=False),
+    Column("hash", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("moved_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("state IN ('signed', 'mined', 'refused', 'lost')", name="chain_transactions_state"),
+    Index("chain_transactions_one_live_per_intent", "intent", unique=True, postgresql_where=_LIVE),
+    Index(
+        "chain_transactions_one_live_per_nonce",
+        "chain_id",
+        "sender",
+        "nonce",
+        unique=True,
+        postgresql_where=_LIVE,
+    ),
+)
+"""What was signed for which intent; of its attempts only one may be signed (its fate open) or mined."""

@@ -12,6 +12,7 @@ from tests.postgres import database
 
 CONTROL_TABLES = {
     "alembic_version",
+    "chain_transactions",
     "credentials",
     "idempotency_keys",
     "projection_generations",
