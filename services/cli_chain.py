@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from services.cli_output import Failure, Json, print_json
+from services.cli_output import Failure, Json, print_json, show, table_of
 
 chain_app = typer.Typer(help="The contracts on a chain.", no_args_is_help=True)
 RpcUrl = Annotated[
@@ -34,6 +34,52 @@ def deploy(
     found = asyncio.run(_deploy(rpc, key_file, usdc or None, resume, quiet=json))
     if json:
         print_json(found)
+
+
+@chain_app.command("verify")
+def verify(
+    rpc: RpcUrl = "",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Believe the compiled artifacts, do not compile them again.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Compile the sources again, deploy them on an empty chain and compare with what stands, byte for byte.
+
+    Exit code 1 when anything differs. The first compilation of Superfluid takes a minute.
+    """
+    found = asyncio.run(_verify(rpc, quick))
+    if json:
+        print_json(found)
+    else:
+        wrong = [entry for entry in found["contracts"] if entry["wrong"]]
+        rows = [(entry["name"], entry["address"], "; ".join(entry["wrong"])) for entry in wrong]
+        if rows:
+            show(table_of(("contract", "address", "what is wrong"), rows))
+        for step in found["setup"]:
+            print(f"does not hold: {step}")
+        for made in found["recompiled"]:
+            said = f"differ: {', '.join(made['differing'])}" if made["differing"] else "identical"
+            print(f"{made['origin']}: {len(made['compared'])} contracts by solc {made['compiler']}, {said}")
+        same = len(found["contracts"]) - len(wrong)
+        print(f"chain {found['chain_id']}: {same} of {len(found['contracts'])} contracts as they should be")
+    if not found["well"]:
+        raise typer.Exit(1)
+
+
+async def _verify(url: str, quick: bool) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from services.chain import manifest as manifests
+    from services.chain.rpc import connected
+    from services.chain.verification import verify as compare
+    from services.stack.client import local_settings
+
+    settings = local_settings()
+    async with connected(url or settings.chain_rpc_url or _no_chain()) as rpc:
+        manifest = manifests.read(settings.manifest_of(await rpc.chain_id()))
+        verdict = await compare(rpc, manifest, quick=quick)
+    return {**asdict(verdict), "well": verdict.well}
 
 
 async def _deploy(

@@ -60,10 +60,13 @@ class Artifact:
 @cache
 def artifact(name: str, origin: Origin = "computepool") -> Artifact:
     """One contract by its name. Raises ArtifactMissing."""
-    path = PLACES[origin] / f"{name}.sol" / f"{name}.json"
-    if not path.exists():
-        path = PLACES[origin] / f"{name}.json"
-    return _read(name, origin, read_json(path))
+    return _read(name, origin, read_json(artifact_path(name, origin)))
+
+
+def artifact_path(name: str, origin: Origin) -> Path:
+    """forge writes a folder per source file, Superfluid's artifacts lie side by side."""
+    folder = PLACES[origin] / f"{name}.sol" if origin == "computepool" else PLACES[origin]
+    return folder / f"{name}.json"
 
 
 def read_json(path: Path) -> Any:

@@ -24,7 +24,7 @@ class NotAnswered(Exception):
     """not_answered: no contract stands at the address, or it is another one than was thought."""
 
     code = "not_answered"
-    remedy = "computepool chain deploy"
+    remedy = "computepool chain verify"
 
 
 @dataclass(frozen=True)

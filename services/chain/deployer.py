@@ -68,6 +68,30 @@ class Progress:
     gas_used: int = 0
 
 
+async def standing(rpc: Rpc, plan: Plan) -> list[bool]:
+    """Of each step, whether it is done."""
+    turns = asyncio.Semaphore(ASKED_AT_ONCE)
+
+    async def ask(step: Step) -> bool:
+        async with turns:
+            return await is_done(rpc, step.done)
+
+    return list(await asyncio.gather(*map(ask, plan)))
+
+
+async def is_done(rpc: Rpc, done: Done) -> bool:
+    match done:
+        case HasCode(address):
+            return bool(await rpc.code(address))
+        case Slot(address, slot, expected):
+            return await rpc.storage(address, slot) == expected
+        case Answers(to, data, expected):
+            try:
+                return await rpc.call(to, data) == expected
+            except CallReverted:
+                return False
+
+
 class Deployer:
     """`key` belongs to the plan's owner."""
 
@@ -84,40 +108,18 @@ class Deployer:
         if not resume and await self.rpc.code(plan.genesis):
             await self._refuse_unfinished(plan)
         for number, step in enumerate(plan.steps, 1):
-            stands = await self.is_done(step.done)
+            stands = await is_done(self.rpc, step.done)
             gas = 0 if stands else await self._carry_out(step)
             how: Literal["stood", "sent"] = "stood" if stands else "sent"
             say(Progress(number, len(plan.steps), step.title, how, gas))
         return await self.manifest(plan)
 
-    async def standing(self, plan: Plan) -> list[bool]:
-        """Of each step, whether it is done."""
-        turns = asyncio.Semaphore(ASKED_AT_ONCE)
-
-        async def ask(step: Step) -> bool:
-            async with turns:
-                return await self.is_done(step.done)
-
-        return list(await asyncio.gather(*map(ask, plan.steps)))
-
     async def _refuse_unfinished(self, plan: Plan) -> None:
-        standing = await self.standing(plan)
-        if not all(standing):
-            first = plan.steps[standing.index(False)].title
-            done = f"{sum(standing)} of {len(standing)} steps are done"
+        stands = await standing(self.rpc, plan)
+        if not all(stands):
+            first = plan.steps[stands.index(False)].title
+            done = f"{sum(stands)} of {len(stands)} steps are done"
             raise DeploymentUnfinished(f"{done} on chain {self.network.chain_id}; the next is: {first}")
-
-    async def is_done(self, done: Done) -> bool:
-        match done:
-            case HasCode(address):
-                return bool(await self.rpc.code(address))
-            case Slot(address, slot, expected):
-                return await self.rpc.storage(address, slot) == expected
-            case Answers(to, data, expected):
-                try:
-                    return await self.rpc.call(to, data) == expected
-                except CallReverted:
-                    return False
 
     async def manifest(self, plan: Plan) -> Manifest:
         """What stands, read back from the chain."""
@@ -150,10 +152,10 @@ class Deployer:
         try:
             receipt = await (self._presigned(step) if step.presigned else self._send(step.to, step.data))
         except CallReverted as reverted:
-            if await self.is_done(step.done):
+            if await is_done(self.rpc, step.done):
                 return 0
             raise StepFailed(f"{step.title}: {named(reverted.data)}") from reverted
-        if not await self.is_done(step.done):
+        if not await is_done(self.rpc, step.done):
             end = "had no effect" if receipt.succeeded else "was reverted"
             raise StepFailed(f"{step.title}: transaction {receipt.transaction} {end}")
         return receipt.gas_used

@@ -8,7 +8,7 @@ from pathlib import Path
 from services.chain import anvil
 from services.chain import manifest as manifests
 from services.chain.contracts import plan_of
-from services.chain.deployer import Deployer
+from services.chain.deployer import Deployer, standing
 from services.chain.networks import network_of
 from services.chain.plan import digest
 from services.chain.rpc import connected
@@ -35,7 +35,7 @@ async def start_chain(supervisor: Supervisor, directory: Path, manifest_path: Pa
     plan = plan_of(key.address)
     async with connected(url) as rpc:
         deployer = Deployer(rpc, network_of(anvil.CHAIN_ID), key)
-        if not all(await deployer.standing(plan)):
+        if not all(await standing(rpc, plan)):
             supervisor.say("starting", "chain: adding what this version deploys")
             wanted = await deployer.run(plan, resume=True)
     assert wanted.plan == digest(plan)

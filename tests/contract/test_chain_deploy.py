@@ -8,7 +8,14 @@ import pytest
 from services.chain import abi, anvil
 from services.chain.addresses import DETERMINISTIC_PROXY
 from services.chain.contracts import plan_of
-from services.chain.deployer import Deployer, DeployerPoor, DeploymentUnfinished, Progress, StepFailed
+from services.chain.deployer import (
+    Deployer,
+    DeployerPoor,
+    DeploymentUnfinished,
+    Progress,
+    StepFailed,
+    standing,
+)
 from services.chain.manifest import NotDeployed, read, write
 from services.chain.networks import NETWORKS, ChainUnknown, network_of
 from services.chain.plan import HasCode, Step
@@ -42,7 +49,7 @@ async def test_a_run_killed_after_any_step_is_finished_by_the_next_with_the_same
                 continue
             break
         assert sent == [step.title for step in plan.steps if step.title != "create the CREATE2 proxy"]
-        assert all(await deployer.standing(plan))
+        assert all(await standing(rpc, plan))
     async with deployed_chain() as (_, whole):
         assert walked.as_json() == whole.as_json()
 
