@@ -20,6 +20,8 @@ class Outstanding:
     parts: int
     payload: bytes | memoryview
     digest: str
+    patient: bool = False
+    """Another stage asks first, should the ring stand still."""
     sig: str = ""
     """Made when first sent; repetitions carry the same."""
     attempt: int = 0

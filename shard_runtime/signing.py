@@ -1,7 +1,7 @@
 """A frame's statement and its sender's signature: who said these bytes, at which step of which request.
 
 Knows nothing of delivery or of what was computed. The key is the node's receipt key (secp256k1), bound to the
-node at registration, so that anyone who holds the log can tell whose a signature is (ADR 0009).
+node at registration, so that anyone who holds the log can tell whose a signature is (ADR 0011).
 """
 
 import hashlib
