@@ -24,6 +24,7 @@ from ulid import ULID
 
 from services import dispatch
 from services.access import NatsAccess
+from services.chaos.gate import Gate, gate
 from shard_runtime.messages import (
     COMMANDS_STREAM,
     REPORTS_STREAM,
@@ -70,6 +71,8 @@ class Ring:
     workers: list[WorkerProcess]
     orchestrator: Client
     gateway: Client
+    gates: list[Gate] = field(default_factory=list)
+    """One before each worker's mesh node, in a gated ring."""
     reports: list[Report] = field(default_factory=list)
     alive: dict[str, Alive] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
@@ -288,8 +291,12 @@ async def ring(
     mesh_options: dict[str, Any] | None = None,
     worker_options: dict[str, Any] | None = None,
     home: Path | None = None,
+    gated: bool = False,
 ) -> AsyncIterator[Ring]:
-    """nats-server, `n` mesh nodes and `n` workers; everything is stopped afterwards."""
+    """nats-server, `n` mesh nodes and `n` workers; everything is stopped afterwards.
+
+    `gated`: with a gate between each worker and its mesh node, for trouble on purpose.
+    """
     async with contextlib.AsyncExitStack() as stack:
         if home is None:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ring-")))
@@ -297,11 +304,16 @@ async def ring(
         url = f"nats://127.0.0.1:{port}"
         access = NatsAccess(home / "nats", home / "seeds", url)
         nodes = await stack.enter_async_context(mesh(n + strangers, **(mesh_options or {})))
-        options = worker_options or {}
+        gates = [
+            await stack.enter_async_context(gate(node.api_url, seed=number))
+            for number, node in enumerate(nodes[: n if gated else 0])
+        ]
         workers = [
-            make_worker(home / f"worker{number}", node, url, access, options)
+            make_worker(home / f"worker{number}", node, url, access, worker_options or {})
             for number, node in enumerate(nodes[:n])
         ]
+        for worker, before in zip(workers, gates, strict=False):
+            worker.config["axl_url"] = before.url
         conf = access.write(port=port)
         server = await _nats_server(conf, home / "nats.log")
         stack.push_async_callback(_end, server)
@@ -317,7 +329,7 @@ async def ring(
         stack.push_async_callback(orchestrator.close)
         gateway = await _connect(url, access, "gateway")
         stack.push_async_callback(gateway.close)
-        running = Ring(nodes, workers, orchestrator, gateway)
+        running = Ring(nodes, workers, orchestrator, gateway, gates)
         await gateway.subscribe("cp.tokens.*.*", cb=running.heard_tokens)
         await gateway.subscribe("cp.alive.*", cb=running.heard_alive)
         listening = asyncio.create_task(running.listen())
