@@ -2,11 +2,14 @@
 
 import hashlib
 
+from services.chain.addresses import create
 from services.chain.artifacts import BUILD_INFO, PLACES, ArtifactMissing, artifact
 from services.chain.plan import Placed, Plan
 from services.chain.superfluid import plan_framework, plan_wrapper
 
 USDC_DECIMALS = 6
+MARGIN_S = 60
+"""So long before a session's money runs out anyone may close it."""
 
 
 def plan_of(owner: str, usdc: str | None = None) -> Plan:
@@ -20,7 +23,10 @@ def plan_of(owner: str, usdc: str | None = None) -> Plan:
         usdc = plan.create("USDC", artifact("MockUSDC"), owner)
     else:
         plan.made(Placed("USDC", usdc, "", None, "somebody else"))
-    plan_wrapper(plan, "USDCx", usdc, USDC_DECIMALS, "Super USDC", "USDCx")
+    usdcx = plan_wrapper(plan, "USDCx", usdc, USDC_DECIMALS, "Super USDC", "USDCx")
+    sessions = artifact("SessionEscrowFactory")
+    factory = plan.by_proxy(sessions.name, sessions, usdc, usdcx, plan.at("GDAv1Forwarder"), MARGIN_S)
+    plan.made(Placed("SessionEscrow", create(factory, 1), "SessionEscrow", "computepool", sessions.name))
     plan.by_proxy("LogAnchor", artifact("LogAnchor"))
     return plan
 
