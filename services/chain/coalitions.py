@@ -1,0 +1,72 @@
+"""One Coalition contract per pool, at an address that is known before it stands. Knows no operator's consent.
+
+It is made through the deterministic proxy by whoever pays the gas: its powers are in its terms, its maker has
+none.
+"""
+
+from dataclasses import dataclass
+
+from services.chain.addresses import DETERMINISTIC_PROXY, create2, salt_of
+from services.chain.artifacts import artifact
+from services.chain.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class CoalitionTerms:
+    """What operators consent to. Amounts are micro-USDC, times seconds; as ICoalition.sol's CoalitionConfig.
+
+    `most_per_kind_micro`: largest slash for each kind of breach, in the order of `ICoalition.Kind`.
+    """
+
+    steward: str
+    treasury: str
+    session_limit_micro: int
+    longest_session_s: int
+    least_bond_micro: int
+    counter_bond_micro: int
+    most_per_kind_micro: tuple[int, int, int, int, int]
+    dispute_window_s: int
+    ruling_window_s: int
+    unbond_delay_s: int
+    least_probes: int
+    longest_probe_window_s: int
+    deterministic: bool
+    attestors: tuple[str, ...]
+    quorum: int
+    arbiters: tuple[str, ...]
+    arbiter_quorum: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Stands at `address` once `data` was sent to `to`; sending it when it stands already is reverted."""
+
+    address: str
+    to: str
+    data: bytes
+
+
+def coalition_of(manifest: Manifest, pool_id: str, terms: CoalitionTerms) -> Placement:
+    """The same pool, terms and chain always lead to the same place. Raises ArtifactMissing, NotDeployed."""
+    config = (
+        terms.steward,
+        terms.treasury,
+        *(manifest.at(name) for name in ("USDC", "USDCx", "GDAv1Forwarder", "SessionEscrowFactory")),
+        terms.session_limit_micro,
+        terms.longest_session_s,
+        terms.least_bond_micro,
+        terms.counter_bond_micro,
+        terms.most_per_kind_micro,
+        terms.dispute_window_s,
+        terms.ruling_window_s,
+        terms.unbond_delay_s,
+        terms.least_probes,
+        terms.longest_probe_window_s,
+        terms.deterministic,
+        terms.attestors,
+        terms.quorum,
+        terms.arbiters,
+        terms.arbiter_quorum,
+    )
+    salt, init_code = salt_of(f"coalition/{pool_id}"), artifact("Coalition").init_code(config)
+    return Placement(create2(DETERMINISTIC_PROXY, salt, init_code), DETERMINISTIC_PROXY, salt + init_code)
