@@ -33,7 +33,8 @@ go-check: setup ## go vet and go test of the mesh node
 contracts-check: setup ## forge: format, lint, tests, gas as committed
 	@cd contracts && ../bin/forge fmt --check && ../bin/forge lint src --deny warnings && ../bin/forge test
 
-test: check go-check contracts-check ## the checks, then every test that is not marked long (<= 10 minutes on 2 cores)
+test: setup ## the checks, then every test that is not marked long (<= 10 minutes on 2 cores)
+	@$(MAKE) --no-print-directory -j 2 check go-check contracts-check
 	@$(VENV)/pytest -m "not long" -n 2 --dist loadscope
 
 test-long: setup ## chaos, long property runs, kill points with real processes (<= 30 minutes)
