@@ -111,12 +111,15 @@ def demo() -> None:
 
 
 @bench_app.command("shards")
-def bench_shards(json: Json = False) -> None:
-    """Two shards against single-process generate, the time of a hop, memory over the slice."""
+def bench_shards(
+    json: Json = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A tiny model: shows only that it runs.")] = False,
+) -> None:
+    """Two shards against single-process generate (stock mesh nodes too), the time of a hop, memory."""
     sys.path.insert(0, str(ROOT))
     from tests.bench import shards
 
-    shards.main(json=json)
+    shards.main(json=json, quick=quick)
 
 
 cli_network.register(app)

@@ -1,7 +1,7 @@
 """One-way time of 8 KiB over the mesh: POST begun until the bytes are in the receiver's hands.
 
-Knows nothing of frames. `ours` is the worker's own client on our node; `poll` is what a client of a
-stock node does: look every millisecond, on stock-mode nodes; `poll_full` is the same poller on our node.
+Knows nothing of frames. `ours` is the worker's own client on our node, `stock` the same on stock-mode nodes;
+`poll` is a plain client of a stock node: it looks every millisecond; `poll_full` is that poller on ours.
 """
 
 import asyncio
@@ -61,9 +61,9 @@ async def _series(sender: Axl, to: str, arrivals: _Arrivals, count: int) -> list
     return found
 
 
-async def measure_hops() -> dict[str, object]:
-    """Medians in milliseconds, rounds of the three interleaved in one run."""
-    times: dict[str, list[float]] = {"ours": [], "poll": [], "poll_full": []}
+async def measure_hops(rounds: int = ROUNDS, per_round: int = PER_ROUND) -> dict[str, object]:
+    """Medians in milliseconds, rounds of the four interleaved in one run."""
+    times: dict[str, list[float]] = {"ours": [], "stock": [], "poll": [], "poll_full": []}
     async with AsyncExitStack() as stack:
         full = await stack.enter_async_context(mesh(2))
         stock = await stack.enter_async_context(mesh(2, stock=True))
@@ -73,19 +73,21 @@ async def measure_hops() -> dict[str, object]:
             await sender.start()
             stack.push_async_callback(sender.close)
             senders[name] = sender
-        for number in range(ROUNDS):
+        for number in range(rounds):
             for way in times:
-                nodes = stock if way == "poll" else full
+                nodes = stock if way in ("poll", "stock") else full
                 arrivals = _Arrivals()
                 receiver = Axl(nodes[1].api_url)
                 await receiver.start()
                 listening = asyncio.create_task(
-                    receiver.run(arrivals.heard) if way == "ours" else _Poller(nodes[1], arrivals).run()
+                    receiver.run(arrivals.heard, lambda: True)
+                    if way in ("ours", "stock")
+                    else _Poller(nodes[1], arrivals).run()
                 )
-                sender = senders["stock" if way == "poll" else "full"]
+                sender = senders["full" if nodes is full else "stock"]
                 try:
                     await _series(sender, nodes[1].peer_id, arrivals, WARM if number else 3 * WARM)
-                    times[way] += await _series(sender, nodes[1].peer_id, arrivals, PER_ROUND)
+                    times[way] += await _series(sender, nodes[1].peer_id, arrivals, per_round)
                 finally:
                     listening.cancel()
                     with suppress(asyncio.CancelledError):
@@ -95,6 +97,7 @@ async def measure_hops() -> dict[str, object]:
     return {
         "hop_ms_p50_8k": p50["ours"],
         "hop_ms_p95_8k": round(sorted(times["ours"])[int(0.95 * len(times["ours"]))], 3),
+        "hop_ms_p50_8k_stock": p50["stock"],
         "hop_ms_p50_8k_http_poll": p50["poll"],
         "hop_ms_p50_8k_http_poll_on_our_node": p50["poll_full"],
         "hop_samples": {way: len(found) for way, found in times.items()},
