@@ -6,6 +6,7 @@ Knows nothing of NATS or of what a command means beyond its ids; never holds a p
 import contextlib
 import os
 from pathlib import Path
+from threading import Lock
 
 import msgspec
 
@@ -23,10 +24,14 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Journal:
-    """`generations.jsonl` (append-only) and `slices.json` (replaced whole) in `state_dir`, both fsynced."""
+    """`generations.jsonl` (append-only) and `slices.json` (replaced whole) in `state_dir`, both fsynced.
 
-    def __init__(self, state_dir: Path) -> None:
+    Of generations that ended the newest `keep` are remembered, in the file at most three lines for each.
+    """
+
+    def __init__(self, state_dir: Path, keep: int = KEEP) -> None:
         state_dir.mkdir(parents=True, exist_ok=True)
+        self._keep, self._lines, self._writing = keep, 0, Lock()
         self._path, self._slices_path = state_dir / "generations.jsonl", state_dir / "slices.json"
         self._entries: dict[str, _Entry] = {}
         self._read()
@@ -43,9 +48,16 @@ class Journal:
     def write(self, command_id: str, ended: GenerationEnded | None = None) -> None:
         """That a generation begins, or how it ended. Durable when it returns: call it off the event loop."""
         entry = _Entry(command_id, ended)
-        self._file.write(encode(entry) + b"\n")
-        os.fsync(self._file.fileno())
-        self._entries[command_id] = entry
+        with self._writing:
+            self._file.write(encode(entry) + b"\n")
+            os.fsync(self._file.fileno())
+            self._lines += 1
+            self._entries.pop(command_id, None)
+            self._entries[command_id] = entry
+            if self._lines >= 3 * self._keep:
+                self._file.close()
+                self._forget_the_oldest()
+                self._file = self._path.open("ab", buffering=0)
 
     def slices(self) -> list[LoadSlice]:
         """The slices to load again after a restart."""
@@ -65,15 +77,23 @@ class Journal:
     def _read(self) -> None:
         if not self._path.is_file():
             return
-        lines = self._path.read_bytes().splitlines()
-        for line in lines:
+        content = self._path.read_bytes()
+        for line in content.splitlines():
+            self._lines += 1
             with contextlib.suppress(msgspec.DecodeError):  # the last line of a crash may be cut off
                 entry = msgspec.json.decode(line, type=_Entry)
                 self._entries.pop(entry.command_id, None)
                 self._entries[entry.command_id] = entry
-        if len(lines) > 2 * KEEP or (lines and not self._path.read_bytes().endswith(b"\n")):
-            self._entries = dict(list(self._entries.items())[-KEEP:])
-            _replace(self._path, b"".join(encode(entry) + b"\n" for entry in self._entries.values()))
+        if self._lines > 2 * self._keep or (content and not content.endswith(b"\n")):
+            self._forget_the_oldest()
+
+    def _forget_the_oldest(self) -> None:
+        """Of those that ended; one that runs is remembered until it has."""
+        over = [command_id for command_id, entry in self._entries.items() if entry.ended is not None]
+        for command_id in over[: max(0, len(over) - self._keep)]:
+            del self._entries[command_id]
+        _replace(self._path, b"".join(encode(entry) + b"\n" for entry in self._entries.values()))
+        self._lines = len(self._entries)
 
 
 def _replace(path: Path, content: bytes) -> None:
