@@ -248,7 +248,11 @@ class Worker:
         while self._active() and time.monotonic() < deadline:
             await asyncio.sleep(TICK_S)
         for place in self.places.all():
-            log.info("frames", pool_id=place.command.pool_id, **place.stage.delivery.count)
+            stage = place.stage
+            log.info(
+                "frames", pool_id=place.command.pool_id, open_requests=stage.requests,
+                quiet=stage.delivery.quiet, **stage.delivery.count,
+            )  # fmt: skip
         log.info("mesh", **self._axl.count, **{f"rejected_{why}": n for why, n in self.places.count.items()})
 
 
