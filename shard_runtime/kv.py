@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from shard_runtime.activations import DTYPES
+
 if TYPE_CHECKING:
     from shard_runtime.slices import Slice
 
@@ -20,6 +22,12 @@ class ContextExceeded(Exception):
     """context_exceeded: the request has more tokens than the pool's `max_context`; shorten the prompt."""
 
     code = "context_exceeded"
+
+
+class KvInvalid(Exception):
+    """kv_invalid: a peer sent keys and values that do not fit this slice; check its layers."""
+
+    code = "kv_invalid"
 
 
 class _Layer(CacheLayerMixin):  # type: ignore[misc]
@@ -103,6 +111,36 @@ class KvSlot:
         if not 0 <= length <= self.length:
             raise ValueError(f"can't truncate to {length}: the slot holds {self.length} tokens")
         self.length = length
+
+    @property
+    def bytes_per_token(self) -> int:
+        return self.memory[:, :, :, :1].numel() * self.memory.itemsize
+
+    def export(self, first: int, tokens: int) -> memoryview:
+        """Keys and values of positions [first, first + tokens), a copy, bit for bit.
+
+        (layers * 2, kv_heads, tokens, head_dim) in the slot's dtype. Raises ValueError when the slot holds
+        fewer.
+        """
+        if not 0 <= first < first + tokens <= self.length:
+            raise ValueError(f"can't export [{first}, {first + tokens}): the slot holds {self.length} tokens")
+        block = torch.empty(self.block_shape(tokens), dtype=self.memory.dtype)
+        block.copy_(self.memory[:, :, :, first : first + tokens].flatten(0, 1))
+        return block.view(torch.uint8).reshape(-1).numpy().data
+
+    def take_in(self, block: bytes | memoryview, dtype: str, shape: tuple[int, ...], tokens: int) -> None:
+        """Append what `export` gave elsewhere. Raises KvInvalid, ContextExceeded: the slot is as before."""
+        if DTYPES.get(dtype) != self.memory.dtype or shape != self.block_shape(tokens):
+            raise KvInvalid(f"{dtype} {shape} for {self.memory.dtype} {self.block_shape(tokens)}")
+        self.room_for(tokens)
+        layers, end = self.memory.shape[0], self.length + tokens
+        given = torch.frombuffer(bytearray(block), dtype=self.memory.dtype).view(layers, 2, *shape[1:])
+        self.memory[:, :, :, self.length : end].copy_(given)
+        self.length = end
+
+    def block_shape(self, tokens: int) -> tuple[int, int, int, int]:
+        layers, _, kv_heads, _, head_dim = self.memory.shape
+        return 2 * layers, kv_heads, tokens, head_dim
 
 
 class KvPool:
