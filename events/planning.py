@@ -33,6 +33,18 @@ _MEMORY_SHARE = 0.8
 """Part of a node's memory that weights may take; the rest is for KV caches and activations."""
 
 
+def slice_bytes(terms: Proposed, first_layer: int, end_layer: int) -> int:
+    """Weights of a range of layers, with the embeddings if it is the entry and the head if it is the exit."""
+    embedding = terms.embedding_bytes if first_layer == 0 else 0
+    head = terms.head_bytes if end_layer == terms.num_layers else 0
+    return (end_layer - first_layer) * terms.layer_bytes + embedding + head
+
+
+def room_bytes(memory_bytes: int) -> int:
+    """What a node of so much memory may hold in weights."""
+    return int(memory_bytes * _MEMORY_SHARE)
+
+
 def plan_layers(terms: Proposed, candidates: tuple[Candidate, ...]) -> Plan:
     """Give each node layers in proportion to its speed, within its memory; ring order is the order given.
 

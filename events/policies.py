@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from events import node, pool, session
+from events import node, pool, session, succession
 from events.envelope import Recorded
 from events.ids import policy_command_id
 from events.view import View
@@ -30,10 +30,14 @@ class Do(msgspec.Struct, frozen=True):
 
 
 class Dispatch(msgspec.Struct, frozen=True):
-    """Send a command to a node's work queue. `receipt_keys`: of `plan.shards`, in their order, to load."""
+    """Send a command to a node's work queue; `plan` is the one it belongs to.
+
+    `other`: the plan to drain for, or the one that what is adopted comes from. `receipt_keys`: of the shards
+    of the plan that the command tells of, in their order.
+    """
 
     node_id: str
-    name: Literal["load_slice", "unload_slice", "cancel"]
+    name: Literal["load_slice", "unload_slice", "cancel", "drain", "adopt"]
     command_id: str
     pool_id: str
     plan: pool.Planned
@@ -41,6 +45,7 @@ class Dispatch(msgspec.Struct, frozen=True):
     request_id: str = ""
     reason: str = ""
     receipt_keys: tuple[str, ...] = ()
+    other: pool.Planned | None = None
 
 
 class AdmitNode(msgspec.Struct, frozen=True):
@@ -70,8 +75,12 @@ def react(recorded: Recorded, view: View) -> tuple[Reaction, ...]:
             return tuple(_end_requests_on(recorded, view, "node_lost"))
         case pool.Planned() as plan:
             return _to_every_shard(recorded, view, plan, "load_slice")
+        case node.Drained() | node.Recovered() | node.CapabilitiesMeasured():
+            return tuple(_replace_draining(recorded, view))
+        case pool.MemberAccepted() | pool.Activated():
+            return tuple(_replace_draining(recorded, view, recorded.aggregate_id))
         case pool.EpochChanged():
-            return _unload_leavers(recorded, view)
+            return (*_drain(recorded, view), *_replace_draining(recorded, view, recorded.aggregate_id))
         case pool.Retired():
             return _unload(recorded, view)
         case session.GenerationEnded():
@@ -119,26 +128,45 @@ def _unload(recorded: Recorded, view: View) -> tuple[Reaction, ...]:
     return _to_every_shard(recorded, view, state.last_plan, "unload_slice")
 
 
-def _unload_leavers(recorded: Recorded, view: View) -> tuple[Reaction, ...]:
-    """Nodes that served the epoch before and have no part in the new one free its weights."""
+def _drain(recorded: Recorded, view: View) -> Iterator[Reaction]:
+    """The old epoch ends: who takes a leaver's layers adopts its KV, and all of the old ring leave it."""
     state = view.pools.get(recorded.aggregate_id)
     if not isinstance(state, pool.Forming) or state.replaced is None or state.serving is None:
-        return ()
-    stay = {shard.node_id for shard in state.serving.shards}
-    unloads = _to_every_shard(recorded, view, state.replaced, "unload_slice")
-    return tuple(item for item in unloads if isinstance(item, Dispatch) and item.node_id not in stay)
+        return
+    old, new = state.replaced, state.serving
+
+    def dispatch(node_id: str, name: Literal["drain", "adopt"], plan: pool.Planned, n: int) -> Dispatch:
+        command_id = policy_command_id(recorded.event_id, name, n)
+        other = new if plan is old else old
+        keys = _receipt_keys(view, other)
+        pool_id, terms = recorded.aggregate_id, state.terms
+        return Dispatch(node_id, name, command_id, pool_id, plan, terms, receipt_keys=keys, other=other)
+
+    stay = {shard.node_id for shard in old.shards}
+    successors = {successor for _, _, successor in pool.leavers(old, new) if successor is not None}
+    for n, successor_id in enumerate(sorted(successors - stay)):
+        yield dispatch(successor_id, "adopt", new, n)
+    for n, shard in enumerate(old.shards):
+        yield dispatch(shard.node_id, "drain", old, n)
+
+
+def _replace_draining(recorded: Recorded, view: View, only_pool: str | None = None) -> Iterator[Reaction]:
+    for n, (pool_id, command) in enumerate(succession.replacements(view, only_pool)):
+        yield Do("pool", pool_id, command, policy_command_id(recorded.event_id, "succession", n))
 
 
 def _end_requests_on(recorded: Recorded, view: View, error_code: str) -> Iterator[Reaction]:
     """Every request that runs through the node ends now; the other shards of its ring free what they hold."""
     n = 0
-    for pool_id, state, plan in view.serving():
+    for pool_id, state, plan in view.rings():
         if all(shard.node_id != recorded.aggregate_id for shard in plan.shards):
             continue
         for session_id, opened in view.sessions.items():
             if opened.terms.pool_id != pool_id:
                 continue
             for started in opened.running.values():
+                if started.epoch != plan.epoch:
+                    continue
                 ended = _failed(started, error_code)
                 command_id = policy_command_id(recorded.event_id, "end-request", n)
                 yield Do("session", session_id, session.EndGeneration(ended), command_id)

@@ -7,8 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
 import msgspec
+from msgspec.structs import replace as replace_shard
 
-from events.kernel import Decider, Event, Hash, Rejected, Ulid, Wei
+from events.kernel import Decider, Event, Hash, Ulid, Wei
+from events.pool_refusals import MemberNotAccepted as MemberNotAccepted
+from events.pool_refusals import NodeNotUsable as NodeNotUsable
+from events.pool_refusals import PlanInvalid as PlanInvalid
+from events.pool_refusals import PoolAlreadyProposed as PoolAlreadyProposed
+from events.pool_refusals import PoolRetired as PoolRetired
+from events.pool_refusals import PoolUnknown as PoolUnknown
+from events.pool_refusals import WeightsDiffer as WeightsDiffer
 
 TOTAL_UNITS = 10_000
 """Shares of one epoch; a member's units are its share of the pool's income."""
@@ -83,12 +91,43 @@ class EpochChanged(Event, frozen=True, tag="pool.epoch_changed.v1"):
     gda_pool: str | None = None
 
 
+class ShardReplaced(Event, frozen=True, tag="pool.shard_replaced.v1"):
+    """`node_id` has left `epoch` and holds nothing of it any more.
+
+    `successor_id` has exactly its layers since; null when the model was cut anew. `moved_requests` went on in
+    mid-answer with the `kv_bytes` that the leaver sent.
+    """
+
+    epoch: int
+    node_id: Ulid
+    successor_id: Ulid | None
+    moved_requests: int
+    kv_bytes: int
+
+
+class DrainBlocked(Event, frozen=True, tag="pool.drain_blocked.v1"):
+    """A draining node goes on serving, because no other can take its layers; `detail` says why."""
+
+    node_id: Ulid
+    code: str
+    detail: str
+
+
 class Retired(Event, frozen=True, tag="pool.retired.v1"):
     reason: str
 
 
 PoolEvent = (
-    Proposed | MemberAccepted | Planned | ShardReady | ShardFailed | Activated | EpochChanged | Retired
+    Proposed
+    | MemberAccepted
+    | Planned
+    | ShardReady
+    | ShardFailed
+    | Activated
+    | EpochChanged
+    | ShardReplaced
+    | DrainBlocked
+    | Retired
 )
 
 
@@ -123,60 +162,47 @@ class ReportShardFailed(msgspec.Struct, frozen=True):
     code: str
 
 
+class ReplaceShard(msgspec.Struct, frozen=True):
+    """Make a plan the next epoch in which `successor_id` has exactly the layers and units of `node_id`.
+
+    `mesh_key` is the successor's.
+    """
+
+    node_id: str
+    successor_id: str
+    mesh_key: str
+
+
+class BlockDrain(msgspec.Struct, frozen=True):
+    node_id: str
+    code: str
+    detail: str
+
+
+class ReportDrained(msgspec.Struct, frozen=True):
+    """A node's word that it has left `epoch`."""
+
+    epoch: int
+    node_id: str
+    moved_requests: int
+    kv_bytes: int
+
+
 class Retire(msgspec.Struct, frozen=True):
     reason: str
 
 
-PoolCommand = Propose | AcceptMember | AdoptPlan | ConfirmShard | ReportShardFailed | Retire
-
-
-class PoolAlreadyProposed(Rejected):
-    """A pool with this id was already proposed with other terms."""
-
-    code = "pool_already_proposed"
-    remedy = "Use a new pool id."
-
-
-class PoolUnknown(Rejected):
-    """No pool has this id."""
-
-    code = "pool_unknown"
-    remedy = "List the pools: computepool pools."
-
-
-class PoolRetired(Rejected):
-    """The pool has been retired."""
-
-    code = "pool_retired"
-    remedy = "Propose a new pool."
-
-
-class PlanInvalid(Rejected):
-    """The plan does not tile the model's layers, names a node twice, or its units do not add up."""
-
-    code = "plan_invalid"
-    remedy = "Every layer exactly once, each node once, units summing to 10000."
-
-
-class MemberNotAccepted(Rejected):
-    """The plan names a node whose operator has not accepted this pool."""
-
-    code = "member_not_accepted"
-    remedy = "Let the operator accept first: computepool worker accept."
-
-
-class NodeNotUsable(Rejected):
-    """A node named for the plan has not accepted, is not reachable, or has not been measured."""
-
-    code = "node_not_usable"
-    remedy = "Start its worker and let its operator accept the pool, then plan again."
-
-
-class WeightsDiffer(Rejected):
-    """A node loaded weights with another digest than the pool's."""
-
-    code = "weights_differ"
-    remedy = "Put the proposed revision of the model on the node."
+PoolCommand = (
+    Propose
+    | AcceptMember
+    | AdoptPlan
+    | ConfirmShard
+    | ReportShardFailed
+    | ReplaceShard
+    | BlockDrain
+    | ReportDrained
+    | Retire
+)
 
 
 @dataclass(frozen=True)
@@ -197,6 +223,10 @@ class Forming:
     failed: frozenset[str] = frozenset()
     serving: Planned | None = None
     replaced: Planned | None = None
+    leaving: frozenset[tuple[int, str, str | None]] = frozenset()
+    """(epoch, leaver, successor) of nodes that have not said yet that they have left."""
+    blocked: frozenset[tuple[str, str]] = frozenset()
+    """(node, detail) of drains that were told to be impossible since the last plan."""
 
 
 @dataclass(frozen=True)
@@ -242,6 +272,17 @@ def _decide_forming(command: PoolCommand, state: Forming) -> tuple[PoolEvent, ..
         case ReportShardFailed(epoch, node_id, code):
             current = state.plan is not None and epoch == state.plan.epoch and node_id not in state.failed
             return (ShardFailed(epoch, node_id, code),) if current else ()
+        case ReplaceShard():
+            return _replace(command, state)
+        case BlockDrain(node_id, code, detail):
+            known = (node_id, detail) in state.blocked or _shard_of(state.serving, node_id) is None
+            return () if known else (DrainBlocked(node_id, code, detail),)
+        case ReportDrained(epoch, node_id, moved_requests, kv_bytes):
+            return tuple(
+                ShardReplaced(epoch, node_id, successor, moved_requests, kv_bytes)
+                for left, leaver, successor in state.leaving
+                if (left, leaver) == (epoch, node_id)
+            )
         case Retire(reason):
             return (Retired(reason),)
         case _:
@@ -260,6 +301,28 @@ def _check_plan(shards: tuple[Shard, ...], state: Forming) -> None:
     missing = [shard.node_id for shard in shards if shard.node_id not in state.members]
     if missing:
         raise MemberNotAccepted(f"not accepted by node {missing[0]}")
+
+
+def _shard_of(plan: Planned | None, node_id: str) -> Shard | None:
+    return next((shard for shard in plan.shards if shard.node_id == node_id), None) if plan else None
+
+
+def _replace(command: ReplaceShard, state: Forming) -> tuple[PoolEvent, ...]:
+    """Nothing when the node is in no serving plan, or a plan without it is being loaded already."""
+    serving, plan, leaver = state.serving, state.plan, command.node_id
+    if serving is None or plan is None or _shard_of(serving, leaver) is None:
+        return ()
+    if _shard_of(plan, leaver) is None and not state.failed:
+        return ()
+    shards = tuple(
+        replace_shard(shard, node_id=command.successor_id, mesh_key=command.mesh_key)
+        if shard.node_id == leaver
+        else shard
+        for shard in serving.shards
+    )
+    _check_plan(shards, state)
+    explanation = f"{command.successor_id} takes the layers of {leaver}, which is draining."
+    return (Planned(plan.epoch + 1, shards, explanation),)
 
 
 def _confirm(command: ConfirmShard, state: Forming) -> tuple[PoolEvent, ...]:
@@ -286,17 +349,34 @@ def evolve(state: PoolState, event: PoolEvent) -> PoolState:
         case MemberAccepted(node_id):
             return replace(state, members=state.members | {node_id})
         case Planned():
-            return replace(state, plan=event, ready=frozenset(), failed=frozenset())
+            return replace(state, plan=event, ready=frozenset(), failed=frozenset(), blocked=frozenset())
         case ShardReady(_, node_id):
             return replace(state, ready=state.ready | {node_id}, failed=state.failed - {node_id})
         case ShardFailed(_, node_id):
             return replace(state, failed=state.failed | {node_id})
         case Activated() | EpochChanged():
-            return replace(state, serving=state.plan, replaced=state.serving)
+            leaving = state.leaving | leavers(state.serving, state.plan)
+            return replace(state, serving=state.plan, replaced=state.serving, leaving=leaving)
+        case ShardReplaced(epoch, node_id, successor_id):
+            return replace(state, leaving=state.leaving - {(epoch, node_id, successor_id)})
+        case DrainBlocked(node_id, _, detail):
+            return replace(state, blocked=state.blocked | {(node_id, detail)})
         case Retired():
             return Closed(state.terms, state.plan)
         case _:
             assert_never(event)
+
+
+def leavers(before: Planned | None, after: Planned | None) -> frozenset[tuple[int, str, str | None]]:
+    """Nodes that are in the old plan only, with who has exactly their layers in the new one, if anybody."""
+    if before is None or after is None:
+        return frozenset()
+    now = {(shard.first_layer, shard.end_layer): shard.node_id for shard in after.shards}
+    return frozenset(
+        (before.epoch, shard.node_id, now.get((shard.first_layer, shard.end_layer)))
+        for shard in before.shards
+        if _shard_of(after, shard.node_id) is None
+    )
 
 
 pool: Decider[PoolState, PoolCommand, PoolEvent] = Decider(Absent(), decide, evolve)

@@ -9,7 +9,7 @@ from typing import Literal, assert_never
 
 import msgspec
 
-from events import payment
+from events import moves, payment
 from events.chain import ChainRef
 from events.kernel import Decider, Event, Hash, Ulid, Wei
 from events.session_refusals import EndingInconsistent as EndingInconsistent
@@ -86,7 +86,9 @@ class Expired(Event, frozen=True, tag="session.expired.v1"):
     at_unix_ms: int
 
 
-SessionEvent = payment.PaymentEvent | Opened | RequestStarted | GenerationEnded | Settled | Expired
+SessionEvent = (
+    payment.PaymentEvent | moves.MoveEvent | Opened | RequestStarted | GenerationEnded | Settled | Expired
+)
 
 
 class Open(msgspec.Struct, frozen=True):
@@ -116,7 +118,9 @@ class Expire(msgspec.Struct, frozen=True):
     at_unix_ms: int
 
 
-SessionCommand = payment.PaymentCommand | Open | StartRequest | EndGeneration | Settle | Expire
+SessionCommand = (
+    payment.PaymentCommand | moves.MoveCommand | Open | StartRequest | EndGeneration | Settle | Expire
+)
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,8 @@ class OpenSession:
     voucher: payment.PaymentVerified | None = None
     settlement: ChainRef | None = None
     closing: str | None = None
+    moved: frozenset[tuple[str, int, str]] = frozenset()
+    """(request, epoch, leaver) of the moves so far."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,8 @@ SessionState = Absent | payment.Paying | OpenSession | Closed | payment.Unpaid
 
 def decide(command: SessionCommand, state: SessionState) -> tuple[SessionEvent, ...]:
     """Raises SessionAlreadyOpen, SessionUnknown, SessionClosed, SessionBusy, NotThePayer, NotTheEntry,
-    RequestAlreadyEnded, EndingInconsistent, PaymentMissing, PaymentUnequal, ConcurrencyExceeded.
+    NotTheLeaver, RequestAlreadyEnded, EndingInconsistent, PaymentMissing, PaymentUnequal,
+    ConcurrencyExceeded.
     """
     match state:
         case Absent():
@@ -248,6 +255,8 @@ def _decide_open(command: SessionCommand, state: OpenSession) -> tuple[SessionEv
             raise SessionAlreadyOpen
         case StartRequest():
             return _start(command, state)
+        case moves.ResumeRequest() | moves.MoveKv():
+            return moves.decide(command, state)
         case EndGeneration():
             return _end(command, state)
         case Settle():
@@ -360,6 +369,8 @@ def _evolve_open(state: OpenSession, event: SessionEvent) -> SessionState:
     match event:
         case RequestStarted():
             return replace(state, running={**state.running, event.request_id: event})
+        case moves.RequestResumed() | moves.KvMoved():
+            return moves.evolve(state, event)
         case GenerationEnded():
             running = {key: value for key, value in state.running.items() if key != event.request_id}
             return replace(state, running=running, ended=state.ended | {event.request_id})

@@ -75,6 +75,13 @@ class View:
             if isinstance(state, node.Present):
                 yield node_id, state
 
+    def rings(self) -> Iterator[tuple[str, pool.Forming, pool.Planned]]:
+        """As `serving`, and the epochs before, in which requests may still end."""
+        for pool_id, state, serving in self.serving():
+            yield pool_id, state, serving
+            if state.replaced is not None:
+                yield pool_id, state, state.replaced
+
     def serving(self) -> Iterator[tuple[str, pool.Forming, pool.Planned]]:
         """Pools with an epoch that answers requests."""
         for pool_id, state in self.pools.items():

@@ -38,7 +38,7 @@ def changes_of(recorded: Recorded, event: pool.PoolEvent) -> tuple[Change, ...]:
             rows = (_planned(pool_id, epoch, index, shard) | seen for index, shard in enumerate(shards))
             return (
                 *(Append("pool_shards", row) for row in rows),
-                put(planned_epoch=epoch, plan_explanation=explanation),
+                put(planned_epoch=epoch, plan_explanation=explanation, drain_blocked=None),
             )
         case pool.ShardReady(epoch, node_id, slice_bytes):
             ready = put_shard(epoch, node_id, state="ready", slice_bytes=slice_bytes, error_code=None)
@@ -49,6 +49,10 @@ def changes_of(recorded: Recorded, event: pool.PoolEvent) -> tuple[Change, ...]:
             return (put(serving_epoch=epoch, gda_pool=gda_pool, inft_id=inft_id),)
         case pool.EpochChanged(epoch, gda_pool):
             return (put(serving_epoch=epoch, gda_pool=gda_pool),)
+        case pool.ShardReplaced(epoch, node_id):
+            return (put_shard(epoch, node_id, state="replaced"), put())
+        case pool.DrainBlocked(node_id, code, detail):
+            return (put(drain_blocked=f"{node_id}: {code}: {detail}"),)
         case pool.Retired(reason):
             return (put(retired=True, reason=reason),)
         case _:
@@ -60,6 +64,7 @@ def _proposed(recorded: Recorded, event: pool.Proposed) -> dict[str, object]:
         "id": recorded.aggregate_id,
         "planned_epoch": None,
         "plan_explanation": None,
+        "drain_blocked": None,
         "serving_epoch": None,
         "gda_pool": None,
         "inft_id": None,

@@ -1,8 +1,8 @@
-"""Session events to rows of `sessions`, `requests` and `ledger`; knows no other aggregate."""
+"""Session events to rows of `sessions`, `requests`, `kv_moves` and `ledger`; knows no other aggregate."""
 
 from typing import assert_never
 
-from events import payment, session
+from events import moves, payment, session
 from events.envelope import Recorded
 from projections import ledger
 from projections.changes import Add, Append, Change, Put
@@ -32,6 +32,11 @@ def changes_of(recorded: Recorded, event: session.SessionEvent) -> tuple[Change,
                 Add("sessions", key, {"requests": 1, "running": 1}),
                 Put("sessions", key, seen),
             )
+        case moves.RequestResumed(request_id, epoch, entry_node_id):
+            goes_on = {"epoch": epoch, "entry_node_id": entry_node_id}
+            return (Put("requests", (*key, request_id), goes_on | seen), Put("sessions", key, seen))
+        case moves.KvMoved():
+            return (Append("kv_moves", _moved(recorded, event)), Put("sessions", key, seen))
         case session.GenerationEnded():
             ended = {
                 "status": "ended",
@@ -100,6 +105,21 @@ def _verified(recorded: Recorded, event: payment.PaymentVerified) -> dict[str, o
     opened = session.Opened(terms.pool_id, terms.payer, price, single, close_by)
     paid = {"status": "paying", "escrow": terms.escrow, "cap_wei": terms.cap_wei}
     return _opened(recorded, opened) | paid
+
+
+def _moved(recorded: Recorded, event: moves.KvMoved) -> dict[str, object]:
+    return {
+        "session_id": recorded.aggregate_id,
+        "request_id": event.request_id,
+        "epoch": event.epoch,
+        "from_node_id": event.from_node_id,
+        "to_node_id": event.to_node_id,
+        "tokens": event.tokens,
+        "kv_bytes": event.kv_bytes,
+        "move_ms": event.move_ms,
+        "moved_unix_ms": recorded.time_unix_ms,
+        "position": recorded.position,
+    }
 
 
 def _started(recorded: Recorded, event: session.RequestStarted) -> dict[str, object]:

@@ -86,6 +86,7 @@ def metadata_of(schema: str) -> MetaData:
         _required("deterministic", Boolean),
         Column("planned_epoch", BigInteger),
         Column("plan_explanation", Text),
+        Column("drain_blocked", Text),
         Column("serving_epoch", BigInteger),
         Column("gda_pool", Text),
         Column("inft_id", Text),
@@ -177,6 +178,20 @@ def metadata_of(schema: str) -> MetaData:
         _required("created_position", BigInteger),
         _required("position", BigInteger),
         Index("requests_of_session", "session_id", "created_position"),
+    )
+    Table(
+        "kv_moves",
+        metadata,
+        _required("session_id", Text, key=True),
+        _required("request_id", Text, key=True),
+        _required("epoch", BigInteger, key=True),
+        _required("from_node_id", Text, key=True),
+        _required("to_node_id", Text),
+        _required("tokens", BigInteger),
+        _required("kv_bytes", BigInteger),
+        _required("move_ms", BigInteger),
+        _required("moved_unix_ms", BigInteger),
+        _required("position", BigInteger),
     )
     _add_money(metadata)
     return metadata

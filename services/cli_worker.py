@@ -63,6 +63,33 @@ def worker_accept(
         print(f"accepted {pool_id} (log position {position})")
 
 
+@worker_app.command("drain")
+def worker_drain(
+    gateway: Annotated[str, typer.Option(help="The gateway's URL.")],
+    token: Annotated[str, typer.Option(envvar="COMPUTEPOOL_TOKEN", help="Operator token of the network.")],
+    directory: Directory = Path("computepool-node"),
+    reason: Annotated[str, typer.Option(help="For whoever reads the log later.")] = "asked by the operator",
+    wait: Annotated[float, typer.Option(help="Seconds to wait until no ring needs this node.")] = 60.0,
+    json: Json = False,
+) -> None:
+    """Leave every ring: a successor takes this node's layers, and running answers move with their KV."""
+    if not (directory / "worker.json").exists():
+        raise Failure("not_joined", f"{directory} has no worker.json", "computepool worker join --help")
+    from services.leave import drain
+
+    left = asyncio.run(drain(directory, gateway, token, reason, wait))
+    if json:
+        print_json({"node_id": left.node_id, "still_in": left.still_in, "blocked": left.blocked})
+    else:
+        print(f"draining {left.node_id}")
+        for pool_id in left.still_in:
+            print(f"still serving {pool_id}: {left.blocked.get(pool_id, 'a successor is loading')}")
+        if not left.still_in:
+            print("no ring needs this node any more: its worker may stop")
+    if left.still_in:
+        raise typer.Exit(1)
+
+
 @worker_app.command("run")
 def worker_run(directory: Directory = Path("computepool-node")) -> None:
     """Run the mesh node and the worker of a joined directory until Ctrl-C or SIGTERM."""

@@ -7,6 +7,7 @@ from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import NotFoundError
 
+from events import pool
 from events.policies import Dispatch
 from shard_runtime import messages
 
@@ -26,12 +27,7 @@ def message_of(dispatch: Dispatch) -> messages.Command:
                 model=terms.model,
                 weights_digest=terms.weights_digest,
                 dtype=terms.dtype,
-                members=tuple(
-                    messages.PlanMember(
-                        shard.node_id, shard.mesh_key, receipt_key, shard.first_layer, shard.end_layer
-                    )
-                    for shard, receipt_key in zip(plan.shards, dispatch.receipt_keys, strict=True)
-                ),
+                members=_members(plan, dispatch.receipt_keys),
                 max_context=terms.context_length,
                 kv_slots=terms.kv_slots,
             )
@@ -41,6 +37,36 @@ def message_of(dispatch: Dispatch) -> messages.Command:
             return messages.Cancel(
                 dispatch.command_id, dispatch.pool_id, plan.epoch, dispatch.request_id, dispatch.reason
             )
+        case "drain":
+            later = _other(dispatch)
+            return messages.Drain(
+                dispatch.command_id,
+                dispatch.pool_id,
+                plan.epoch,
+                later.epoch,
+                _members(later, dispatch.receipt_keys),
+            )
+        case "adopt":
+            [mine] = [shard for shard in plan.shards if shard.node_id == dispatch.node_id]
+            [leaver] = [
+                member
+                for member in _members(_other(dispatch), dispatch.receipt_keys)
+                if (member.first_layer, member.end_layer) == (mine.first_layer, mine.end_layer)
+            ]
+            return messages.Adopt(dispatch.command_id, dispatch.pool_id, plan.epoch, leaver)
+
+
+def _members(plan: pool.Planned, receipt_keys: tuple[str, ...]) -> tuple[messages.PlanMember, ...]:
+    return tuple(
+        messages.PlanMember(shard.node_id, shard.mesh_key, key, shard.first_layer, shard.end_layer)
+        for shard, key in zip(plan.shards, receipt_keys, strict=True)
+    )
+
+
+def _other(dispatch: Dispatch) -> pool.Planned:
+    if dispatch.other is None:
+        raise ValueError(f"{dispatch.name} needs two plans")
+    return dispatch.other
 
 
 async def send(client: Client, node_id: str, command: messages.Command) -> int:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 import structlog
-from sqlalchemy import ColumnElement, Select, Table, select, text
+from sqlalchemy import ColumnElement, Select, Table, exists, select, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -26,6 +26,7 @@ MAX_LIMIT = 1000
 _POLL_S = 0.25
 """A waiter asks the database so often in case a NOTIFY was missed."""
 _TABLES: dict[str, Table] = {table.name: table for table in metadata_of(NAME).sorted_tables}
+_SHOWN_MOVE = ("epoch", "from_node_id", "to_node_id", "tokens", "kv_bytes", "move_ms", "moved_unix_ms")
 
 log = structlog.get_logger("readmodel")
 
@@ -159,14 +160,22 @@ class ReadModel:
             return await _page(connection, "sessions", after, limit, wanted)
 
     async def session(self, session_id: str) -> Row | None:
-        """One session, with its `request_list`, oldest first."""
-        requests = _TABLES["requests"]
+        """One session, with its `request_list`, oldest first, each with the `moves` of its KV."""
+        requests, moves = _TABLES["requests"], _TABLES["kv_moves"]
         async with self._reading() as connection:
             row = await _one(connection, "sessions", _TABLES["sessions"].c.id == session_id)
             if row is None:
                 return None
             chosen = select(requests).where(requests.c.session_id == session_id)
             row["request_list"] = await _all(connection, chosen.order_by(requests.c.created_position))
+            moved = select(moves).where(moves.c.session_id == session_id).order_by(moves.c.position)
+            found = await _all(connection, moved)
+        for request in row["request_list"]:
+            request["moves"] = [
+                {key: move[key] for key in _SHOWN_MOVE}
+                for move in found
+                if move["request_id"] == request["id"]
+            ]
         return row
 
     @contextlib.asynccontextmanager
@@ -244,6 +253,23 @@ async def _with_parts(connection: AsyncConnection, pools: list[Row]) -> list[Row
         .order_by(shards.c.epoch, shards.c.ring_index),
     )
 
+    serving = shards.alias("serving")
+    left = await _all(
+        connection,
+        select(shards)
+        .join(_TABLES["pools"], _TABLES["pools"].c.id == shards.c.pool_id)
+        .where(shards.c.pool_id.in_(ids))
+        .where((shards.c.epoch < _TABLES["pools"].c.serving_epoch) & (shards.c.state == "ready"))
+        .where(
+            ~exists().where(
+                (serving.c.pool_id == shards.c.pool_id)
+                & (serving.c.epoch == _TABLES["pools"].c.serving_epoch)
+                & (serving.c.node_id == shards.c.node_id)
+            )
+        )
+        .order_by(shards.c.epoch, shards.c.ring_index),
+    )
+
     def of(pool_id: str, epoch: int | None) -> list[Row]:
         return [row for row in planned if row["pool_id"] == pool_id and row["epoch"] == epoch]
 
@@ -258,6 +284,7 @@ async def _with_parts(connection: AsyncConnection, pools: list[Row]) -> list[Row
             "members": [member for member in accepted if member["pool_id"] == row["id"]],
             "shards": of(row["id"], row["serving_epoch"]),
             "planned_shards": of(row["id"], row["planned_epoch"]),
+            "leaving": [shard for shard in left if shard["pool_id"] == row["id"]],
         }
         for row in pools
     ]

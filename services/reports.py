@@ -2,7 +2,7 @@
 
 import re
 
-from events import node, pool, session
+from events import moves, node, pool, session
 from events.policies import Do
 from shard_runtime import messages
 
@@ -45,6 +45,20 @@ def command_of(subject: str, report: messages.Report, at_unix_ms: int) -> Do | N
             )
             command = session.EndGeneration(ended, reported_by=report.node_id)
             return Do("session", report.session_id, command, report.report_id)
+        case messages.KvMoved():
+            moved = moves.KvMoved(
+                report.request_id,
+                report.epoch,
+                report.node_id,
+                report.to_node_id,
+                report.tokens,
+                report.kv_bytes,
+                report.move_ms,
+            )
+            return Do("session", report.session_id, moves.MoveKv(moved, report.node_id), report.report_id)
+        case messages.SliceDrained():
+            drained = pool.ReportDrained(report.epoch, report.node_id, report.moved_requests, report.kv_bytes)
+            return Do("pool", report.pool_id, drained, report.report_id)
         case messages.NodeStopping():
             return Do("node", report.node_id, node.MarkLost(at_unix_ms), report.report_id)
         case messages.CommandRefused():

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from shard_runtime.generation import Generation, RequestInvalid, check
+from shard_runtime.handover import Parking
 from shard_runtime.journal import Journal
 from shard_runtime.messages import (
     RING_BROKEN,
@@ -66,6 +67,9 @@ class _Asked:
     last_s: float = 0.0
     error_code: str | None = None
     reason: FinishReason | None = None
+    moved_to: int | None = None
+    stays: bool = False
+    """It could not be moved, and ends where it began."""
 
 
 class Answering:
@@ -80,6 +84,8 @@ class Answering:
         self._speller = Speller(tokenizer)
         self._asked: dict[str, _Asked] = {}
         self._cancelled: OrderedDict[str, None] = OrderedDict()
+        self._to_epoch: int | None = None
+        self._moves = False
 
     @property
     def active(self) -> int:
@@ -90,6 +96,9 @@ class Answering:
         known = self._asked.get(command.request_id)
         if known is not None:
             await known.ended.wait()
+            return
+        if self._to_epoch is not None:
+            await say_moved(self._voice, command, self._to_epoch)
             return
         try:
             asked = self._begin(command)
@@ -107,6 +116,10 @@ class Answering:
         """Is this request under way?"""
         return command.request_id in self._asked
 
+    def drain(self, to_epoch: int, *, moves: bool) -> None:
+        """Take no new request; hand over running ones at their next token (`moves`), or let them end."""
+        self._to_epoch, self._moves = to_epoch, moves
+
     def cancel(self, request_id: str, reason: str) -> None:
         """End a request, or keep a later `Generate` of it from beginning.
 
@@ -118,6 +131,10 @@ class Answering:
         self._cancelled[request_id] = None
         while len(self._cancelled) > CANCELLED_KEPT:
             self._cancelled.popitem(last=False)
+        asked = self._asked.get(request_id)
+        if asked is None or asked.moved_to is not None:
+            self._stage.end(request_id)  # a stage may hold KV of it that moved, or is to move
+            self._stage.timings.forget(request_id)
         self._finish(request_id, "cancelled", None)
 
     def fail_all(self, code: str) -> None:
@@ -139,7 +156,9 @@ class Answering:
         generation = asked.generation
         position = generation.position
         shown = generation.accept(token)
-        if generation.finish_reason is None:
+        if generation.finish_reason is None and self._moves and not asked.stays:
+            self._hand_over(request_id, asked, position, token)
+        elif generation.finish_reason is None:
             self._stage.advance(request_id, position, token)
         asked.last_s = time.monotonic()
         if asked.first_s is None:
@@ -158,6 +177,24 @@ class Answering:
         likely = (LikelyToken(number, one, self._speller.spell(number)) for number, one in picked.likely)
         return (TokenLogprob(picked.logprob, tuple(likely)),)
 
+    def _hand_over(self, request_id: str, asked: _Asked, position: int, token: int) -> None:
+        """Nothing of the request is in flight: `position` tokens are in every stage's KV, `token` in none."""
+        to_epoch = self._to_epoch
+        assert to_epoch is not None
+
+        def settled(moved: bool) -> None:
+            if asked.reason is not None:
+                return
+            if moved:
+                asked.moved_to = to_epoch
+                asked.news.put_nowait(None)
+            else:
+                asked.stays = True
+                self._stage.advance(request_id, position, token)
+
+        parking = Parking(asked.generation.command.session_id, position, to_epoch)
+        self._stage.handover.park(request_id, parking, settled)
+
     def _begin(self, command: Generate) -> _Asked:
         content = self._open(command)
         check(content, command.max_tokens, self._max_context, self._stage.slice.vocab_size)
@@ -172,14 +209,17 @@ class Answering:
         elif time.time_ns() // 1_000_000 > command.deadline_unix_ms:
             asked.reason, asked.error_code = "error", "deadline"
             asked.news.put_nowait(None)
+            if content.resume_ids:
+                self._stage.end(command.request_id)  # its KV is here already
         else:
             given = content.prompt_ids + content.resume_ids
-            self._stage.begin(command.request_id, command.sampling, given)
+            begin = self._stage.resume if content.resume_ids else self._stage.begin
+            begin(command.request_id, command.sampling, given)
         return asked
 
     def _finish(self, request_id: str, reason: FinishReason, error_code: str | None) -> None:
         asked = self._asked.get(request_id)
-        if asked is None or asked.reason is not None:
+        if asked is None or asked.reason is not None or asked.moved_to is not None:
             return
         asked.reason, asked.error_code = reason, error_code
         self._stage.end(request_id)
@@ -199,6 +239,10 @@ class Answering:
             if fresh:
                 await self._voice.tokens(_tokens(command, index, fresh))
                 index += len(fresh)
+        if asked.moved_to is not None:
+            self._stage.timings.forget(command.request_id)
+            await say_moved(self._voice, command, asked.moved_to, index)
+            return
         rest = generation.text.flush() if generation.finish_reason is None else ""
         reason, error_code = asked.reason or "error", asked.error_code
         if reason == "error" and error_code is None:
@@ -207,9 +251,10 @@ class Answering:
         prompt = len(generation.content.prompt_ids)
         last = Tokens(
             command.request_id, command.epoch, index, (), rest, reason, error_code, prompt,
-            len(generation.ids), self._stage.hops(command.request_id), spelled=generation.text.spelled(),
+            len(generation.ids), self._stage.timings.hops(command.request_id),
+            spelled=generation.text.spelled(),
         )  # fmt: skip
-        self._stage.forget(command.request_id)
+        self._stage.timings.forget(command.request_id)
         first_s = asked.first_s if asked.first_s is not None else time.monotonic()
         prefill_ms = round(1000 * (first_s - asked.begun_s))
         decode_ms = round(1000 * max(0.0, asked.last_s - first_s))
@@ -228,7 +273,7 @@ class Answering:
 
     async def _timings(self, request_id: str, *, patient: bool) -> None:
         deadline = time.monotonic() + (HOPS_WAIT_S if patient else 0.0)
-        while not self._stage.all_told(request_id) and time.monotonic() < deadline:
+        while not self._stage.timings.complete(request_id) and time.monotonic() < deadline:
             await asyncio.sleep(0.002)
 
 
@@ -239,6 +284,14 @@ def _tokens(command: Generate, index: int, fresh: list[_News]) -> Tokens:
         logprobs=tuple(chain.from_iterable(item.logprob for item in fresh)),
         spelled=tuple(chain.from_iterable(item.spelled for item in fresh)),
     )  # fmt: skip
+
+
+async def say_moved(voice: Voice, command: Generate, to_epoch: int, index: int = 0) -> None:
+    """The request goes on at another epoch, after `index` tokens; its end is told there."""
+    heard = await voice.last_tokens(
+        Tokens(command.request_id, command.epoch, index, (), "", moved_to=to_epoch)
+    )
+    log.info("request_moved", request_id=command.request_id, to_epoch=to_epoch, tokens=index, heard=heard)
 
 
 async def end_early(voice: Voice, journal: Journal, node_id: str, command: Generate, code: str) -> None:

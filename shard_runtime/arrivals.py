@@ -7,6 +7,10 @@ from shard_runtime.frames import Kind
 
 OPEN, END, FAIL = -1, -2, -3
 """Steps of control frames: begin a request, end it, and a stage's word to the entry that it can't go on."""
+GO, PARK, OVER = -4, -5, -6
+"""Go on from where the KV ends; stand still to be moved; and of a whole ring: nothing comes any more."""
+RING = "ring"
+"""In place of a request's id, when the whole ring is meant."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,9 +59,10 @@ class Delivery:
     """
 
     def __init__(
-        self, plan: Plan, wall_ns: Callable[[], int], receipt_key: ReceiptKey, credits: int = CREDITS
-    ) -> None:
-        self.plan = plan
+        self, plan: Plan, wall_ns: Callable[[], int], receipt_key: ReceiptKey, credits: int = CREDITS,
+        carries: Kind = "hidden",
+    ) -> None:  # fmt: skip
+        self.plan, self._carries = plan, carries
         self.count: Counter[str] = Counter()
         self.evidence = Evidence()
         self._signers = Signers(plan.receipt_keys)
@@ -82,11 +83,11 @@ class Delivery:
 
     # What the owner says
 
-    def open(self, rid: str, now_ns: int) -> list[Event]:
-        """Begin a request; gives back what had already arrived for it."""
+    def open(self, rid: str, now_ns: int, at: int = 0) -> list[Event]:
+        """Begin a request, with step `at`; gives back what had already arrived for it."""
         if rid in self._requests or rid in self._ended:
             return []
-        self._requests[rid] = _Request(touched_ns=now_ns)
+        self._requests[rid] = _Request(at, touched_ns=now_ns)
         early = self._strangers.pop(rid, [])
         self._stranger_count -= len(early)
         events: list[Event] = []
@@ -169,7 +170,7 @@ class Delivery:
             return [Refused(sender, header.rid, reason_in(frame.payload))]
         if header.kind == "control":
             return self._control(header, frame.payload, sender)
-        expected_kind = "token" if plan.is_entry else "hidden"
+        expected_kind = "token" if plan.is_entry else self._carries
         if header.kind != expected_kind or sender != plan.upstream or header.step < 0 or header.n < 1:
             return self._drop("wrong_stage")
         return self._data(header, frame.payload, sender, now_ns)
@@ -274,7 +275,7 @@ class Delivery:
             payload = whole
         else:
             self.evidence.keep(header)
-            if header.credit <= LOW_CREDIT or len(payload) > ACK_AT_ONCE_BYTES:
+            if header.kind == "kv" or header.credit <= LOW_CREDIT or len(payload) > ACK_AT_ONCE_BYTES:
                 self._acknowledge(header, sender)
         arrived = self._arrived(header, payload, sender)
         if request is None:

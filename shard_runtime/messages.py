@@ -115,7 +115,28 @@ class Cancel(_Wire, frozen=True, tag="cancel"):
 
 RING_BROKEN = ("node_lost", "node_retired")
 
-Command = LoadSlice | UnloadSlice | Generate | Cancel
+
+class Drain(_Wire, frozen=True, tag="drain"):
+    """Leave `epoch` for `to_epoch`: hand running requests over, or let them end; then unload the place."""
+
+    command_id: str
+    pool_id: str
+    epoch: int
+    to_epoch: int
+    members: tuple[PlanMember, ...]
+    """The ring of `to_epoch`. Who has exactly a leaver's layers there is its successor."""
+
+
+class Adopt(_Wire, frozen=True, tag="adopt"):
+    """Take in the KV that `leaver` sends for your layers at `epoch`; no other node's is taken."""
+
+    command_id: str
+    pool_id: str
+    epoch: int
+    leaver: PlanMember
+
+
+Command = LoadSlice | UnloadSlice | Generate | Cancel | Drain | Adopt
 
 
 class CapabilitiesMeasured(_Wire, frozen=True, tag="capabilities_measured"):
@@ -190,7 +211,37 @@ class CommandRefused(_Wire, frozen=True, tag="command_refused"):
     """Where it stood in CP_COMMANDS."""
 
 
-Report = CapabilitiesMeasured | SliceLoaded | SliceFailed | GenerationEnded | NodeStopping | CommandRefused
+class KvMoved(_Wire, frozen=True, tag="kv_moved"):
+    """A leaver's account of one request whose KV its successor has confirmed to hold, every token of it."""
+
+    report_id: str
+    node_id: str
+    pool_id: str
+    epoch: int
+    """The epoch it moved to."""
+    session_id: str
+    request_id: str
+    to_node_id: str
+    tokens: int
+    kv_bytes: int
+    move_ms: int
+    """From the stop at a token boundary to the successor's confirmation."""
+
+
+class SliceDrained(_Wire, frozen=True, tag="slice_drained"):
+    """A node has left an epoch: nothing of it is loaded or held there any more."""
+
+    report_id: str
+    node_id: str
+    pool_id: str
+    epoch: int
+    """The epoch it left."""
+    moved_requests: int
+    kv_bytes: int
+
+
+Loading = CapabilitiesMeasured | SliceLoaded | SliceFailed
+Report = Loading | GenerationEnded | NodeStopping | CommandRefused | KvMoved | SliceDrained
 
 
 class HopTiming(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -220,8 +271,9 @@ class TokenLogprob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Tokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Entry to gateway over core NATS: `ids` are tokens number `index`, `index + 1`, ... of the completion.
 
-    `text` is the new text, whole UTF-8 only, so it may be empty. The last message has `finish_reason` and is
-    sent again until the gateway answers (request-reply with the body b"ok") or three seconds have passed.
+    `text` is the new text, whole UTF-8 only, so it may be empty. The last message has `finish_reason`, or
+    `moved_to`, and is sent again until the gateway answers (request-reply with the body b"ok") or three
+    seconds have passed.
     When log-probabilities were asked for, `logprobs` has one for each of `ids`, and `spelled` what each of
     the next tokens not yet spelled gave to the text: b"" for one that gave nothing (special, or of a stop
     string), and only once all that it gave has been shown. Together they spell the text.
@@ -239,6 +291,8 @@ class Tokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     hops: tuple[HopTiming, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     spelled: tuple[bytes, ...] = ()
+    moved_to: int | None = None
+    """The request goes on at this epoch: send its entry a `Generate` with these ids as `resume_ids`."""
 
 
 class Alive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,33 +8,33 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from statistics import median
+from dataclasses import dataclass
 
 import msgspec
 import structlog
 import torch
 
 from shard_runtime.activations import ActivationInvalid, from_bytes, to_bytes
-from shard_runtime.arrivals import END, FAIL, OPEN, Arrived, Confirmed, Event
+from shard_runtime.arrivals import END, FAIL, GO, OPEN, OVER, PARK, RING, Arrived, Confirmed, Event
 from shard_runtime.compute import ComputeThread
 from shard_runtime.delivery import Delivery
 from shard_runtime.frames import Frame, WireDtype
+from shard_runtime.handover import ALONE, Elsewhere, Handover, Opening
 from shard_runtime.kv import KvPool, KvSlot, NoKvSlot
-from shard_runtime.messages import HopTiming, Sampling
+from shard_runtime.messages import Sampling
 from shard_runtime.picked import Picked, PickedInvalid
 from shard_runtime.plan import Plan
 from shard_runtime.sampling import pick, weighed
 from shard_runtime.signing import ReceiptKey
 from shard_runtime.slices import Slice
 from shard_runtime.window import CREDITS
+from shard_runtime.work import Timings, Work
 
 LOST = "shard_lost"
 ORPHAN_NS = 60_000_000_000
 """A stage lets go of a request of which nothing was heard for so long: its entry must be gone."""
 KV_WAIT_NS, KV_RETRY_S = 1_000_000_000, 0.01
 """A request that ended may still hold its slot for a moment when the next one comes."""
-SAMPLES = 4096
 
 Post = Callable[[str, bytes], None]
 """(peer's mesh key, message)"""
@@ -44,25 +44,6 @@ OnFail = Callable[[str, str], None]
 """(request id, code): the ring can't go on with this request."""
 
 log = structlog.get_logger()
-
-
-class _Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    sampling: Sampling
-
-
-@dataclass(slots=True)
-class _Work:
-    """One open request on this stage."""
-
-    sampling: Sampling
-    kv: KvSlot | None = None
-    early: list[Callable[[], None]] = field(default_factory=list)
-    """Steps that came before there was a KV slot."""
-    compute_ns: list[int] = field(default_factory=list)
-    hop_ns: list[int] = field(default_factory=list)
-    waiting_since_ns: int | None = None
-    """At the entry: since when the ring owes a token."""
-    patience_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +71,21 @@ class Stage:
         on_fail: OnFail,
         stall_ns: int = 15_000_000_000,
         credits: int = CREDITS,
+        elsewhere: Elsewhere = ALONE,
     ) -> None:
         self.plan, self.slice = plan, slice_
         self.delivery = Delivery(plan, time.time_ns, receipt_key, credits)
         self._kv, self._compute, self._post = kv, compute, post
         self._on_token, self._on_fail, self._stall_ns = on_token, on_fail, stall_ns
-        self._work: dict[str, _Work] = {}
-        self._hops: dict[str, dict[int, HopTiming]] = {}
+        self._work: dict[str, Work] = {}
+        self.timings = Timings(tuple(member.node_id for member in plan.members))
         self._heard_ns = 0
+        self._elsewhere = elsewhere
+        self.handover = Handover(self, elsewhere)
+        self.over = False
+        """Nothing new can come: the entry has left this ring."""
+        self.heard_over: set[int] = set()
+        """At the entry: the stages that know this."""
         self._wire_dtype: WireDtype = "float32" if slice_.dtype == torch.float32 else "bfloat16"
 
     @property
@@ -113,50 +101,49 @@ class Stage:
     def begin(self, rid: str, sampling: Sampling, ids: tuple[int, ...]) -> None:
         """Open `rid` on every stage and send the prompt round the ring; the answer comes to `on_token`."""
         now_ns = time.monotonic_ns()
-        opening = msgspec.json.encode(_Opening(sampling))
+        opening = msgspec.json.encode(Opening(sampling))
         self.delivery.open(rid, now_ns)
         for stage in self.plan.others:
-            self.delivery.send("control", stage, rid, OPEN, 0, "json", (len(opening),), opening, now_ns)
-        self._flush()
-        self._open(rid, sampling)
-        self._step(rid, 0, len(ids), torch.tensor(ids, dtype=torch.int64))
+            self.say(stage, rid, OPEN, opening)
+        self.flush()
+        self.open(rid, sampling)
+        self.step(rid, 0, len(ids), torch.tensor(ids, dtype=torch.int64))
+
+    def resume(self, rid: str, sampling: Sampling, ids: tuple[int, ...]) -> None:
+        """As `begin`, of a request that an earlier epoch began: with the KV that moved, else from its ids."""
+        self.handover.resume(rid, sampling, ids)
+        work = self._work[rid]
+        work.waiting_since_ns, work.patience_ns = time.monotonic_ns(), self._stall_ns
 
     def advance(self, rid: str, position: int, token: int) -> None:
         """Send one token, which stands at `position`, round the ring."""
-        self._step(rid, position, 1, torch.tensor((token,), dtype=torch.int64))
+        self.step(rid, position, 1, torch.tensor((token,), dtype=torch.int64))
 
     def end(self, rid: str) -> None:
         """Free `rid` on every stage."""
-        self._close(rid)
-        now_ns = time.monotonic_ns()
+        self._end_here(rid)
         for stage in self.plan.others:
-            self.delivery.send("control", stage, rid, END, 0, "json", (2,), b"{}", now_ns)
-        self._flush()
+            self.say(stage, rid, END, b"{}")
+        self.flush()
 
-    def hops(self, rid: str) -> tuple[HopTiming, ...]:
-        """Timings of an ended request, of the stages that have confirmed its end so far, in ring order."""
-        told = self._hops.get(rid, {})
-        return tuple(told[stage] for stage in sorted(told))
-
-    def all_told(self, rid: str) -> bool:
-        """Have all stages confirmed that `rid` is over?"""
-        return len(self._hops.get(rid, {})) == len(self.plan.members)
-
-    def forget(self, rid: str) -> None:
-        """Drop the timings of an ended request."""
-        self._hops.pop(rid, None)
+    def leave_ring(self) -> None:
+        """Tell every stage that nothing more will come."""
+        self.over = True
+        for stage in self.plan.others:
+            self.say(stage, RING, OVER, b"{}")
+        self.flush()
 
     # From the mesh and the clock
 
     def take(self, frame: Frame, mesh_sender: str) -> None:
         for event in self.delivery.take(frame, mesh_sender, time.monotonic_ns()):
             self._happened(event)
-        self._flush()
+        self.flush()
 
     def refuse(self, raw: bytes, mesh_sender: str) -> None:
         """For a frame that could not be decoded: count it, and answer one of another version."""
         self.delivery.receive(raw, mesh_sender, time.monotonic_ns())
-        self._flush()
+        self.flush()
 
     def tick(self) -> None:
         """Retransmit what is due; give up requests that stand still."""
@@ -168,15 +155,59 @@ class Stage:
                 if since is not None and now_ns - max(since, self._heard_ns) > work.patience_ns:
                     log.warning("ring_stands_still", request_id=rid)
                     self._on_fail(rid, LOST)
-            elif now_ns - (self.delivery.idle_since_ns(rid) or now_ns) > ORPHAN_NS:
+            elif self.handover.is_parked(rid):
+                continue
+            elif now_ns - (self.delivery.idle_since_ns(rid) or work.opened_ns) > ORPHAN_NS:
                 self.delivery.count["orphaned"] += 1
                 self._close(rid)
-        self._flush()
+        self.handover.tick(now_ns)
+        self.flush()
 
     def leave(self) -> None:
         """This stage stops: its entry is told for every open request, so that nobody waits for nothing."""
         for rid in list(self._work):
             self._fail(rid, LOST)
+
+    # For the handover between rings
+
+    def knows(self, rid: str) -> bool:
+        return rid in self._work
+
+    def slot_of(self, rid: str) -> KvSlot | None:
+        work = self._work.get(rid)
+        return None if work is None else work.kv
+
+    def let_go(self, rid: str) -> bool:
+        """Forget a parked request, but leave its KV to whoever claims it; whether there was one."""
+        if not self.handover.is_parked(rid) or self._work.pop(rid, None) is None:
+            return False
+        self.handover.forget(rid)
+        self.delivery.close(rid)
+        return True
+
+    def release(self, rid: str) -> None:
+        """Free a request here; nobody waits for its timings."""
+        self._close(rid)
+        self.timings.forget(rid)
+
+    def go_on(self, rid: str, at: int) -> None:
+        """Take steps from `at` on, with exactly so many tokens in the KV."""
+        kv = self.slot_of(rid)
+        if kv is None:
+            return
+        self._compute.submit(lambda: kv.truncate(at))
+        for early in self.delivery.open(rid, time.monotonic_ns(), at):
+            self._happened(early)
+
+    def say(self, stage: int, rid: str, step: int, said: bytes) -> None:
+        """One control frame, sent with the next `flush`."""
+        self.delivery.send("control", stage, rid, step, 0, "json", (len(said),), said, time.monotonic_ns())
+
+    def flush(self) -> None:
+        outgoing = self.delivery.outgoing
+        while outgoing:
+            to, message = outgoing.popleft()
+            self._post(self.plan.key(to), message)
 
     # Inside
 
@@ -190,7 +221,11 @@ class Stage:
                 self._hidden(event)
         elif isinstance(event, Confirmed):
             if event.step == END:
-                self._told(event)
+                self.timings.told(event.rid, event.sender, event.payload)
+            elif event.step in (OPEN, PARK):
+                self.handover.told(event)
+            elif event.step == OVER:
+                self.heard_over.add(event.sender)
         elif event.rid in self._work:
             log.warning("peer_refused", request_id=event.rid, reason=event.reason)
             self._fail(event.rid, LOST)
@@ -199,32 +234,32 @@ class Stage:
         now_ns = time.monotonic_ns()
         try:
             said = json.loads(bytes(event.payload))
-            opening = msgspec.convert(said, _Opening) if event.step == OPEN else None
+            opening = msgspec.convert(said, Opening) if event.step == OPEN else None
+            if event.step == GO:
+                self.handover.go(event)
+            elif event.step == PARK:
+                self.handover.asked_to_park(event)
         except (ValueError, msgspec.ValidationError):
             self.delivery.count["bad_control"] += 1
             return
-        if opening is not None:
+        if opening is not None and opening.held:
+            self.handover.asked_to_resume(event, opening)
+        elif opening is not None:
             self.delivery.confirm(event.sender, event.rid, OPEN, b"")
-            self._open(event.rid, opening.sampling)
+            self.open(event.rid, opening.sampling)
             for early in self.delivery.open(event.rid, now_ns):
                 self._happened(early)
         elif event.step == END:
-            timing = self._timing(event.rid)
-            self._close(event.rid)
+            timing = self.timings.of(self.plan.me, self._work.get(event.rid))
+            self._end_here(event.rid, moved=isinstance(said, dict) and said.get("moved") is True)
             self.delivery.confirm(event.sender, event.rid, END, msgspec.json.encode(timing))
         elif event.step == FAIL:
             self.delivery.confirm(event.sender, event.rid, FAIL, b"")
             code = said.get("code") if isinstance(said, dict) else None
             self._fail(event.rid, str(code)[:64] if code else LOST)
-
-    def _told(self, event: Confirmed) -> None:
-        if event.rid not in self._hops:
-            return
-        try:
-            timing = msgspec.json.decode(event.payload, type=HopTiming)
-        except msgspec.DecodeError:
-            timing = HopTiming(self.plan.members[event.sender].node_id, 0.0, 0.0)
-        self._hops[event.rid][event.sender] = timing
+        elif event.step == OVER:
+            self.delivery.confirm(event.sender, event.rid, OVER, b"")
+            self.over = True
 
     def _token(self, event: Arrived) -> None:
         work = self._work.get(event.rid)
@@ -238,8 +273,7 @@ class Stage:
             return
         self._heard_ns = time.monotonic_ns()
         work.waiting_since_ns = None
-        if len(work.hop_ns) < SAMPLES:
-            work.hop_ns.append(event.hop_ns)
+        work.hopped(event.hop_ns)
         self._on_token(event.rid, picked)
 
     def _hidden(self, event: Arrived) -> None:
@@ -249,14 +283,14 @@ class Stage:
         if event.dtype != self._wire_dtype or event.shape != (event.n, self.slice.d_model):
             self._fail(event.rid, ActivationInvalid.code)
             return
-        if len(work.hop_ns) < SAMPLES:
-            work.hop_ns.append(event.hop_ns)
-        self._step(event.rid, event.step, event.n, event)
+        work.hopped(event.hop_ns)
+        self.handover.goes_on(event.rid)
+        self.step(event.rid, event.step, event.n, event)
 
-    def _open(self, rid: str, sampling: Sampling) -> None:
+    def open(self, rid: str, sampling: Sampling, opened: Callable[[KvSlot], None] = lambda kv: None) -> None:
         if rid in self._work:
             return
-        work = self._work[rid] = _Work(sampling)
+        work = self._work[rid] = Work(sampling)
 
         begun_ns = time.monotonic_ns()
 
@@ -269,6 +303,7 @@ class Stage:
                 self._fail(rid, code_of(outcome))
             else:
                 work.kv = outcome
+                opened(outcome)
                 for step in work.early:
                     step()
                 work.early.clear()
@@ -279,13 +314,13 @@ class Stage:
 
         acquire()
 
-    def _step(self, rid: str, step: int, n: int, given: torch.Tensor | Arrived) -> None:
+    def step(self, rid: str, step: int, n: int, given: torch.Tensor | Arrived) -> None:
         work = self._work.get(rid)
         if work is None:
             return
 
         if work.kv is None:
-            work.early.append(lambda: self._step(rid, step, n, given))
+            work.early.append(lambda: self.step(rid, step, n, given))
             return
         kv = work.kv
 
@@ -310,13 +345,12 @@ class Stage:
                 log.error("step_failed", request_id=rid, error=type(outcome).__name__, code=code_of(outcome))
                 self._fail(rid, code_of(outcome))
                 return
-            if len(work.compute_ns) < SAMPLES:
-                work.compute_ns.append(outcome.compute_ns)
+            work.computed(outcome.compute_ns)
             self._computed(rid, work, step, n, outcome)
 
         self._compute.submit(run, done)
 
-    def _computed(self, rid: str, work: _Work, step: int, n: int, result: _Result) -> None:
+    def _computed(self, rid: str, work: Work, step: int, n: int, result: _Result) -> None:
         now_ns = time.monotonic_ns()
         if result.picked is None:
             shape, dtype, to = result.shape, self._wire_dtype, self.plan.downstream
@@ -329,7 +363,7 @@ class Stage:
         else:
             cells = result.picked.cells()
             self.delivery.send("token", 0, rid, step, n, "int64", (len(cells) // 8,), cells, now_ns)
-        self._flush()
+        self.flush()
 
     def _fail(self, rid: str, code: str) -> None:
         if rid not in self._work:
@@ -340,30 +374,23 @@ class Stage:
         self._close(rid)
         said = json.dumps({"code": code}).encode()
         self.delivery.send("control", 0, rid, FAIL, 0, "json", (len(said),), said, time.monotonic_ns())
-        self._flush()
+        self.flush()
+
+    def _end_here(self, rid: str, *, moved: bool = False) -> None:
+        """The request is over, whoever on this node holds its KV; if it `moved`, in this ring only."""
+        if not moved:
+            self._elsewhere.drop(rid)
+            if rid not in self._work and self._elsewhere.claim(rid):
+                self._compute.submit(lambda: self._kv.release(rid))
+        self._close(rid)
 
     def _close(self, rid: str) -> None:
         if self.plan.is_entry and rid in self._work:
-            self._hops[rid] = {0: self._timing(rid)}
+            self.timings.begin(rid, self.plan.me, self._work[rid])
         self.delivery.close(rid)
+        self.handover.forget(rid)
         if self._work.pop(rid, None) is not None:
             self._compute.submit(lambda: self._kv.release(rid))
-
-    def _timing(self, rid: str) -> HopTiming:
-        work = self._work.get(rid)
-        compute_ns = work.compute_ns if work is not None else []
-        hop_ns = work.hop_ns if work is not None else []
-        return HopTiming(
-            self.plan.members[self.plan.me].node_id,
-            round(median(compute_ns) / 1e6, 4) if compute_ns else 0.0,
-            round(median(hop_ns) / 1e6, 4) if hop_ns else 0.0,
-        )
-
-    def _flush(self) -> None:
-        outgoing = self.delivery.outgoing
-        while outgoing:
-            to, message = outgoing.popleft()
-            self._post(self.plan.key(to), message)
 
 
 def code_of(failure: Exception) -> str:

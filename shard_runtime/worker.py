@@ -23,22 +23,25 @@ import torch
 import uvloop
 from nats.aio.client import Client
 
-from shard_runtime.answering import end_early
+from shard_runtime.answering import end_early, say_moved
 from shard_runtime.axl import Axl, MeshUnreachable
 from shard_runtime.commands import CommandImpossible, CommandQueue
 from shard_runtime.compute import ComputeThread
 from shard_runtime.journal import Journal
 from shard_runtime.messages import (
     HEARTBEAT_SECONDS,
+    Adopt,
     Alive,
     Cancel,
     CapabilitiesMeasured,
     Command,
     CommandRefused,
+    Drain,
     Generate,
     LoadSlice,
     NodeStopping,
     SealedContent,
+    SliceDrained,
     SliceFailed,
     SliceLoaded,
     UnloadSlice,
@@ -122,8 +125,13 @@ class Worker:
                 await self.places.unload(command.pool_id, command.epoch)
             case Generate():
                 await self._generate(command)
+            case Drain():
+                await self._leave_epoch(command)
+            case Adopt():
+                await self._restored.wait()
+                await self.places.adopt(command)
             case Cancel():
-                place = await self._place(command.pool_id)
+                place = await self._place(command.pool_id, command.epoch)
                 if place is not None and place.answering is not None:
                     place.answering.cancel(command.request_id, command.reason)
 
@@ -164,7 +172,7 @@ class Worker:
         )  # fmt: skip
 
     async def _generate(self, command: Generate) -> None:
-        place = await self._place(command.pool_id)
+        place = await self._place(command.pool_id, command.epoch)
         running = place is not None and place.answering is not None and place.answering.knows(command)
         ended = self._journal.end_of(command.command_id)
         if ended is not None and not running:
@@ -175,16 +183,33 @@ class Worker:
                 place.stage.end(command.request_id)  # the other stages may still hold its KV
             await end_early(self._voice, self._journal, self._node_id, command, LOST)
             return
-        if place is None or place.answering is None:
-            await end_early(self._voice, self._journal, self._node_id, command, "slice_not_loaded")
-        elif place.command.epoch != command.epoch:
-            await end_early(self._voice, self._journal, self._node_id, command, "wrong_epoch")
-        else:
+        left_for = self.places.left_for(command.pool_id, command.epoch)
+        if place is not None and place.answering is not None:
             await place.answering.generate(command)
+        elif left_for is not None:
+            await say_moved(self._voice, command, left_for)
+        else:
+            elsewhere = place is None and self.places.newest(command.pool_id) is not None
+            code = "wrong_epoch" if elsewhere else "slice_not_loaded"
+            await end_early(self._voice, self._journal, self._node_id, command, code)
 
-    async def _place(self, pool_id: str) -> Place | None:
+    async def _leave_epoch(self, command: Drain) -> None:
         await self._restored.wait()
-        return await self.places.ready(pool_id)
+        drained = await self.places.drain(command)
+        log.info(
+            "slice_drained", pool_id=command.pool_id, epoch=command.epoch, to_epoch=command.to_epoch,
+            moved_requests=drained.moved_requests, kv_bytes=drained.kv_bytes,
+        )  # fmt: skip
+        await self._voice.report(
+            SliceDrained(
+                report_id("slice_drained", command.command_id), self._node_id, command.pool_id, command.epoch,
+                drained.moved_requests, drained.kv_bytes,
+            )
+        )  # fmt: skip
+
+    async def _place(self, pool_id: str, epoch: int) -> Place | None:
+        await self._restored.wait()
+        return await self.places.ready(pool_id, epoch)
 
     def _open(self, command: Generate) -> SealedContent:
         return open_sealed(self._seal_key, command.sealed, command.request_id)
@@ -229,7 +254,7 @@ class Worker:
             await self._voice.alive(
                 Alive(
                     self._node_id, time.time_ns() // 1_000_000, self._active(),
-                    sum(place.stage.kv_used for place in places),
+                    self.places.kv_used,
                     tuple(f"{place.command.pool_id}:{place.command.epoch}" for place in places),
                 )
             )  # fmt: skip

@@ -30,8 +30,17 @@ class Outcome:
     """What broke the promise of `Tokens`: each number once, in order, nothing after the end."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    moved_to: list[int] = field(default_factory=list)
+    """Epochs at which the request was to go on, as its entries said."""
 
     def hear(self, tokens: Tokens) -> None:
+        if tokens.moved_to is not None:
+            if tokens.index != len(self.ids):
+                self.faults.append(f"moved after {tokens.index} tokens, of which {len(self.ids)} came")
+            if tokens.moved_to not in self.moved_to:
+                self.moved_to.append(tokens.moved_to)
+            self.changed.set()
+            return
         self.last_messages += tokens.finish_reason is not None
         if self.finish_reason is not None:
             if tokens.finish_reason != self.finish_reason:

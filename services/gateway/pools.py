@@ -191,12 +191,13 @@ async def _receipt_key(here: Gateway, node_id: str) -> str:
 def shown_pool(here: Gateway, row: Row) -> Row:
     """A pool's row as clients see it, with the chain that consents are bound to.
 
-    `shards` are those that serve; while none do, those of the plan.
+    `shards` are those that serve; while none do, those of the plan. `leaving`: of earlier ones, not done.
     """
     shown = {"pool_id": row["id"], **{key: value for key, value in row.items() if key != "id"}}
     shown["chain_id"] = here.settings.chain_id
     shown["shards"] = [_shard(one) for one in row["shards"] or row["planned_shards"]]
     shown["planned_shards"] = [_shard(one) for one in row["planned_shards"]]
+    shown["leaving"] = [_shard(one) for one in row["leaving"]]
     return shown
 
 

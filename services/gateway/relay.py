@@ -7,6 +7,7 @@ when no command ever left, this relay does.
 """
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import AsyncGenerator
@@ -18,7 +19,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
-from events import session
+from events import moves, session
 from events.envelope import Cause
 from services.dispatch import send
 from services.gateway.problems import of_code
@@ -44,6 +45,8 @@ LOOK_S = 0.5
 """How often silence on the line is examined: is the ring still alive, is there time left."""
 REPORT_GRACE_S = 5.0
 """How long past its deadline the entry may still say how a generation ended."""
+EPOCH_WITHIN_S = 5.0
+"""How soon the log must show an epoch that a ring spoke of."""
 STOPPING_GRACE_S = 5.0
 """How long a running generation may go on once the gateway was asked to stop."""
 
@@ -90,6 +93,9 @@ class Relay:
     _subscription: Subscription | None = None
     _commanded: bool = False
     _next_index: int = 0
+    _ids: list[int] = field(default_factory=list)
+    _moving_to: int = 0
+    """The epoch at which the ring last said that the request goes on."""
     _deadline_unix_ms: int = 0
     _stopping_since: float | None = None
 
@@ -128,10 +134,10 @@ class Relay:
         return self._deadline_unix_ms + 60_000
 
     def _command(self) -> messages.Generate:
-        content = messages.SealedContent(self.wish.prompt_ids, self.nonce, self.wish.stop)
+        content = messages.SealedContent(self.wish.prompt_ids, self.nonce, self.wish.stop, tuple(self._ids))
         assert self.session_id is not None
         return messages.Generate(
-            command_id=f"{self.request_id}-generate",
+            command_id=f"{self.request_id}-generate-{self.route.epoch}",
             pool_id=self.route.pool_id,
             epoch=self.route.epoch,
             session_id=self.session_id,
@@ -167,7 +173,7 @@ class Relay:
             return
         if tokens.request_id != self.request_id:
             return
-        if tokens.finish_reason is not None and message.reply:
+        if (tokens.finish_reason is not None or tokens.moved_to is not None) and message.reply:
             await message.respond(b"ok")
         self._queue.put_nowait(tokens)
 
@@ -191,6 +197,8 @@ class Relay:
                     yield None
                 continue
             fresh = self._in_order(tokens)
+            if tokens.moved_to is not None and tokens.epoch == self.route.epoch:
+                await self._resume(tokens.moved_to)
             if fresh and tokens.ids:
                 now = time.monotonic()
                 if self._next_index == len(tokens.ids):
@@ -212,7 +220,36 @@ class Relay:
         if tokens.index < self._next_index:
             return False
         self._next_index += len(tokens.ids)
+        self._ids += tokens.ids
         return True
+
+    async def _resume(self, epoch: int) -> None:
+        """The ring of a later epoch goes on after the tokens so far. Raises ShardLost, LogUnavailable,
+        Rejected.
+        """
+        self._moving_to = epoch
+        self.route = route = await self._route_at(epoch)
+        resumed = moves.RequestResumed(self.request_id, route.epoch, route.entry_node_id, len(self._ids))
+        await self._handle(f"resume-{route.epoch}", moves.ResumeRequest(resumed))
+        subject = messages.tokens_subject(route.entry_node_id, self.request_id)
+        try:
+            before = self._subscription
+            self._subscription = await self.here.client.subscribe(subject, cb=self._take)
+            if before is not None:
+                await before.unsubscribe()
+            await send(self.here.client, route.entry_node_id, self._command())
+        except (NatsError, OSError, TimeoutError) as away:
+            raise LogUnavailable("the command could not be queued") from away
+        log.info("resumed", epoch=route.epoch, entry_node_id=route.entry_node_id, tokens=len(self._ids))
+
+    async def _route_at(self, epoch: int) -> Route:
+        """The pool's ring once it is at `epoch` or later. Raises ShardLost."""
+        deadline = time.monotonic() + EPOCH_WITHIN_S
+        while (route := await self.here.routing.of_pool(self.route.pool_id)).epoch < epoch:
+            if time.monotonic() > deadline:
+                raise ShardLost(f"Epoch {epoch} does not serve.")
+            await asyncio.sleep(0.05)
+        return route
 
     def _finish(self, tokens: messages.Tokens) -> None:
         self._commanded = False
@@ -257,6 +294,9 @@ class Relay:
             return
         self._commanded = False
         route = self.route
+        if self._moving_to > route.epoch:
+            with contextlib.suppress(Problem, LogUnavailable):
+                route = await self._route_at(self._moving_to)
         command = messages.Cancel(
             f"{self.request_id}-cancel", route.pool_id, route.epoch, self.request_id, reason
         )

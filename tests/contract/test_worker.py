@@ -11,20 +11,24 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from services import dispatch
 from shard_runtime import frames
 from shard_runtime.messages import (
     CapabilitiesMeasured,
     CommandRefused,
+    Drain,
     GenerationEnded,
     NodeStopping,
+    PlanMember,
     Sampling,
+    SliceDrained,
     SliceFailed,
     SliceLoaded,
     command_subject,
     encode,
 )
 from tests.exact.models import make_model
-from tests.ring import Ring, ring
+from tests.ring import Ring, new_id, ring
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -260,16 +264,29 @@ async def test_a_slice_that_can_not_be_loaded_is_reported_with_its_code(
         assert codes == {code}
 
 
-async def test_a_newer_epoch_replaces_the_older_and_the_older_never_comes_back(
+async def test_a_newer_cut_stands_beside_the_older_until_that_has_ended_and_never_comes_back(
     shards: Ring, model_dir: Path, pool_id: str
 ) -> None:
-    running = await shards.ask(shards.command(pool_id, PROMPT, max_tokens=LONG))
+    running = await shards.ask(shards.command(pool_id, PROMPT, max_tokens=400))
     await running.tokens(3)
     await shards.load(model_dir, [2, 6], max_context=2048, kv_slots=2, pool_id=pool_id, epoch=2)
-    await shards.ended(running)
-    assert running.error_code == "shard_lost"
     again = await shards.generate(pool_id, PROMPT, max_tokens=3)
+    old = shards.command(pool_id, PROMPT, max_tokens=3)
+    members = tuple(
+        PlanMember(worker.node_id, worker.mesh_node.peer_id, worker.receipt_key.address, first, end)
+        for worker, first, end in zip(shards.workers, (0, 2), (2, 6), strict=True)
+    )
+    for worker in shards.workers:
+        drain = Drain(new_id(), pool_id, 1, 2, members)
+        await dispatch.send(shards.orchestrator, worker.node_id, drain)
+    await shards.until("drained", lambda: len(shards.said(SliceDrained, pool_id=pool_id, epoch=1)) == 2)
+    await shards.ended(running)
+    assert (running.finish_reason, len(running.ids)) == ("length", 400)
     assert again.ids == running.ids[:3]
+    drained = shards.said(SliceDrained, pool_id=pool_id, epoch=1)
+    assert [report.moved_requests for report in drained] == [0, 0]
+    late = await shards.ask(msgspec.structs.replace(old, epoch=1))
+    await shards.until("sent on", lambda: late.moved_to == [2])
     loads = len(shards.said(SliceLoaded, pool_id=pool_id, epoch=1))
     await shards.send_load(model_dir, [3, 6], max_context=2048, kv_slots=2, pool_id=pool_id, epoch=1)
     await shards.queues_empty()

@@ -47,7 +47,10 @@ class Network:
 
     def __init__(self, stack: Stack, operator: str, key: str, pool: dict[str, Any]) -> None:
         self.stack, self.operator, self.key, self.pool = stack, operator, key, pool
-        self.labels = {NodeKeys.load_or_make(self.node_dir(label)).node_id: label for label in LABELS}
+        self.labels = {
+            NodeKeys.load_or_make(path).node_id: path.name
+            for path in sorted((self.settings.state_dir / "nodes").iterdir())
+        }
 
     @property
     def settings(self) -> Settings:
@@ -187,9 +190,12 @@ def _as_stock(node_dir: Path, reorder_ms: int) -> None:
 
 @asynccontextmanager
 async def network(
-    state_dir: Path, say: Callable[[str], None] = lambda _: None, stock_reorder_ms: int | None = None
+    state_dir: Path,
+    say: Callable[[str], None] = lambda _: None,
+    stock_reorder_ms: int | None = None,
+    spares: tuple[str, ...] = (),
 ) -> AsyncIterator[Network]:
-    """Two nodes that serve `tales` as one pool; all of it stops at the end.
+    """Two nodes that serve `tales` as one pool, and `spares` that do nothing; all of it stops at the end.
 
     `stock_reorder_ms`: over stock mesh nodes whose messages overtake each other within so long; None: ours.
     """
@@ -206,8 +212,8 @@ async def network(
     async with stack_of(settings) as stack:
         operator = await stack.new_token("operator", "test")
         nodes = [stack.settings.state_dir / "nodes" / label for label in LABELS]
-        await stack.join_nodes(LABELS, operator, (MODEL.parent,))
-        for node in nodes:
+        await stack.join_nodes((*LABELS, *spares), operator, (MODEL.parent,))
+        for node in [*nodes, *(nodes[0].parent / label for label in spares)]:
             if stock_reorder_ms is not None:
                 _as_stock(node, stock_reorder_ms)
             await start_node(stack.supervisor, node)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from events import node, payment, pool, session, stream
+from events import moves, node, payment, pool, session, stream
 from tests.aggregates import (
     digest,
     generation_ended,
@@ -35,10 +35,15 @@ _ALL: tuple[Any, ...] = (
     pool.Activated(1, gda_pool="0x" + "ab" * 20, inft_id="7"),
     pool.EpochChanged(2),
     pool.EpochChanged(2, gda_pool="0x" + "cd" * 20),
+    pool.ShardReplaced(1, ulid(1), ulid(3), 2, 24_578),
+    pool.ShardReplaced(1, ulid(1), None, 0, 0),
+    pool.DrainBlocked(ulid(1), "no_successor", "no node outside the ring has accepted this pool"),
     pool.Retired("done"),
     opened(),
     opened(payer="0x" + "0a" * 20, single_request=True, price_wei_per_s="31709791983"),
     request_started(1),
+    moves.RequestResumed(ulid(1), 2, ulid(3), 17),
+    moves.KvMoved(ulid(1), 2, ulid(1), ulid(3), 33, 12_289, 9),
     generation_ended(1),
     generation_ended(1, receipts_root=digest(4)),
     generation_ended(1, finish_reason="error", error_code="node_lost", output_commitment=None),

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from events import node, payment, pool, session, stream
+from events import moves, node, payment, pool, session, stream
 from events.envelope import DECIDERS, decode_commit, encode_commit
 from events.kernel import Rejected
 from tests import money
@@ -44,6 +44,20 @@ pool_commands: st.SearchStrategy[Any] = st.one_of(
         weights_digest=st.sampled_from([proposed().weights_digest, "0" * 64]),
     ),
     st.builds(pool.ReportShardFailed, epoch=epochs, node_id=numbers.map(ulid), code=st.just("x")),
+    st.builds(
+        pool.ReplaceShard,
+        node_id=numbers.map(ulid),
+        successor_id=numbers.map(ulid),
+        mesh_key=st.just("0" * 64),
+    ),
+    st.builds(pool.BlockDrain, node_id=numbers.map(ulid), code=st.just("x"), detail=st.just("y")),
+    st.builds(
+        pool.ReportDrained,
+        epoch=epochs,
+        node_id=numbers.map(ulid),
+        moved_requests=st.just(1),
+        kv_bytes=st.just(2),
+    ),
     st.just(pool.Retire("x")),
 )
 session_commands: st.SearchStrategy[Any] = st.one_of(
@@ -53,6 +67,30 @@ session_commands: st.SearchStrategy[Any] = st.one_of(
         payer=st.sampled_from(["key:1", "key:2"]),
         started=numbers.map(request_started),
         at_unix_ms=st.integers(0, 60),
+    ),
+    st.builds(
+        moves.ResumeRequest,
+        resumed=st.builds(
+            moves.RequestResumed,
+            request_id=numbers.map(ulid),
+            epoch=epochs,
+            entry_node_id=numbers.map(ulid),
+            completion_tokens=st.integers(0, 20),
+        ),
+    ),
+    st.builds(
+        moves.MoveKv,
+        moved=st.builds(
+            moves.KvMoved,
+            request_id=numbers.map(ulid),
+            epoch=epochs,
+            from_node_id=numbers.map(ulid),
+            to_node_id=numbers.map(ulid),
+            tokens=st.just(1),
+            kv_bytes=st.just(2),
+            move_ms=st.just(3),
+        ),
+        reported_by=numbers.map(ulid),
     ),
     st.builds(
         session.EndGeneration,

@@ -78,14 +78,17 @@ def test_a_plan_is_loaded_by_every_shard() -> None:
     assert len({r.command_id for r in reactions if isinstance(r, Dispatch)}) == 2
 
 
-def test_a_node_that_a_new_epoch_leaves_out_is_unloaded() -> None:
+def test_every_node_of_an_old_epoch_drains_it_for_the_new_one() -> None:
+    """The model is cut anew, so that nobody adopts anything."""
     told = serving()
     later = pool.Planned(2, (shard(2, 0, 8, 10_000),), "one left")
     told.tell("pool", POOL, later)
     ready = pool.ShardReady(2, ulid(2), 1)
-    (reaction,) = told.tell("pool", POOL, ready, pool.EpochChanged(2))
-    assert isinstance(reaction, Dispatch)
-    assert (reaction.node_id, reaction.name, reaction.plan) == (ulid(1), "unload_slice", PLAN)
+    reactions = told.tell("pool", POOL, ready, pool.EpochChanged(2))
+    assert [(r.node_id, r.name, r.plan, r.other) for r in reactions if isinstance(r, Dispatch)] == [
+        (ulid(1), "drain", PLAN, later),
+        (ulid(2), "drain", PLAN, later),
+    ]
 
 
 def test_a_retired_pool_is_unloaded() -> None:

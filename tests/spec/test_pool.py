@@ -20,6 +20,51 @@ def confirm(number: int, epoch: int = 1, weights: str = TERMS.weights_digest) ->
     return pool.ConfirmShard(epoch, ulid(number), 100, weights)
 
 
+REPLACE = pool.ReplaceShard(ulid(2), ulid(3), digest(3))
+SUCCEEDED = pool.Planned(
+    2, (SHARDS[0], shard(3, 5, 8, 3750)), f"{ulid(3)} takes the layers of {ulid(2)}, which is draining."
+)
+CHANGED = (
+    *SERVING,
+    THREE,
+    SUCCEEDED,
+    pool.ShardReady(2, ulid(1), 1),
+    pool.ShardReady(2, ulid(3), 1),
+    pool.EpochChanged(2),
+)
+
+
+def test_a_successor_takes_exactly_the_layers_and_units_of_a_leaver_once() -> None:
+    given(decider, *SERVING, THREE).when(REPLACE).then(SUCCEEDED)
+    given(decider, *SERVING, THREE, SUCCEEDED).when(REPLACE).nothing()
+    given(decider, *CHANGED).when(REPLACE).nothing()
+    given(decider, *FORMED, THREE).when(REPLACE).nothing()
+    given(decider, *SERVING).when(REPLACE).refused(pool.MemberNotAccepted)
+
+
+def test_a_successor_that_failed_to_load_may_be_replaced() -> None:
+    failed = pool.ShardFailed(2, ulid(3), "out_of_memory")
+    again = pool.Planned(3, SUCCEEDED.shards, SUCCEEDED.explanation)
+    given(decider, *SERVING, THREE, SUCCEEDED, failed).when(REPLACE).then(again)
+
+
+def test_a_blocked_drain_is_told_once_for_each_reason() -> None:
+    blocked = pool.DrainBlocked(ulid(2), "no_successor", "nobody")
+    command = pool.BlockDrain(ulid(2), "no_successor", "nobody")
+    given(decider, *SERVING).when(command).then(blocked)
+    given(decider, *SERVING, blocked).when(command).nothing()
+    given(decider, *SERVING).when(pool.BlockDrain(ulid(3), "no_successor", "nobody")).nothing()
+
+
+def test_a_leaver_is_replaced_once_when_it_says_that_it_has_left() -> None:
+    left = pool.ReportDrained(1, ulid(2), 4, 1000)
+    done = pool.ShardReplaced(1, ulid(2), ulid(3), 4, 1000)
+    given(decider, *CHANGED).when(left).then(done)
+    given(decider, *CHANGED, done).when(left).nothing()
+    given(decider, *CHANGED).when(pool.ReportDrained(1, ulid(1), 0, 0)).nothing()
+    given(decider, *SERVING).when(left).nothing()
+
+
 def test_a_pool_is_proposed_once() -> None:
     given(decider).when(pool.Propose(TERMS)).then(TERMS)
     given(decider, TERMS).when(pool.Propose(TERMS)).nothing()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from events import node, pool, session
+from events import moves, node, pool, session
 from events.envelope import Recorded
 from events.kernel import Event
 from projections.changes import Batch, ProjectionBroken
@@ -79,6 +79,19 @@ def test_a_pool_serves_its_old_epoch_until_the_new_one_is_ready() -> None:
     assert row(rows, "pool_shards", B, 2, B)["ring_index"] == 1
 
 
+def test_a_pool_shows_a_blocked_drain_until_the_next_plan_and_who_has_left() -> None:
+    plan = pool.Planned(1, (pool.Shard(A, HASH, 0, 8, 10_000),), "all on A")
+    begun = (PROPOSED, pool.MemberAccepted(A, "signed"), plan, pool.ShardReady(1, A, 1), pool.Activated(1))
+    blocked = pool.DrainBlocked(A, "no_successor", "nobody")
+    rows = given("pool", *begun, blocked)
+    assert row(rows, "pools", B)["drain_blocked"] == f"{A}: no_successor: nobody"
+    later = pool.Planned(2, (pool.Shard(B, HASH, 0, 8, 10_000),), "B succeeds")
+    ready = (pool.ShardReady(2, B, 1), pool.EpochChanged(2), pool.ShardReplaced(1, A, B, 0, 0))
+    rows = given("pool", *begun, blocked, later, *ready)
+    assert row(rows, "pools", B)["drain_blocked"] is None
+    assert row(rows, "pool_shards", B, 1, A)["state"] == "replaced"
+
+
 def test_a_session_counts_what_its_requests_used() -> None:
     other = session.RequestStarted(A, 1, A, "43", HASH, 7, 16, 9_000)
     rows = given(
@@ -99,6 +112,16 @@ def test_a_session_counts_what_its_requests_used() -> None:
     assert row(rows, "requests", B, REQUEST)["started_unix_ms"] == 2000
     assert row(rows, "requests", B, REQUEST)["ended_unix_ms"] == 4000
     assert whole["position"] == 6 * 1024
+
+
+def test_a_moved_request_shows_its_new_ring_and_what_moved() -> None:
+    moved = moves.KvMoved(REQUEST, 2, A, B, 33, 12_289, 9)
+    rows = given("session", OPENED, STARTED, moved, moves.RequestResumed(REQUEST, 2, B, 28))
+    request = row(rows, "requests", B, REQUEST)
+    assert (request["epoch"], request["entry_node_id"], request["status"]) == (2, B, "running")
+    move = row(rows, "kv_moves", B, REQUEST, 2, A)
+    assert (move["to_node_id"], move["tokens"], move["kv_bytes"], move["move_ms"]) == (B, 33, 12_289, 9)
+    assert move["moved_unix_ms"] == 3000
 
 
 def test_a_running_request_is_shown_as_such() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from events import session
+from events import moves, session
 from events.session import session as decider
 from tests.aggregates import FAR_FUTURE_MS, generation_ended, opened, request_started, start_request, ulid
 from tests.spec.scenario import given
@@ -79,6 +79,30 @@ def test_a_report_that_contradicts_itself_is_refused(ended: session.GenerationEn
     given(decider, OPENED, STARTED).when(end(ended)).refused(session.EndingInconsistent)
 
 
+RESUMED = moves.RequestResumed(ulid(1), 2, ulid(3), 4)
+MOVED = moves.KvMoved(ulid(1), 2, ulid(2), ulid(4), 9, 1000, 7)
+
+
+def test_a_resumed_request_is_ended_by_its_new_entry() -> None:
+    resume = moves.ResumeRequest(RESUMED)
+    given(decider, OPENED, STARTED).when(resume).then(RESUMED)
+    given(decider, OPENED, STARTED, RESUMED).when(resume).nothing()
+    given(decider, OPENED, STARTED, RESUMED).when(end(ENDED, by=ulid(3))).then(ENDED)
+    given(decider, OPENED, STARTED, RESUMED).when(end(ENDED, by=ulid(1))).refused(session.NotTheEntry)
+    given(decider, OPENED, STARTED, ENDED).when(resume).refused(session.RequestAlreadyEnded)
+    too_many = moves.ResumeRequest(moves.RequestResumed(ulid(1), 2, ulid(3), 16))
+    given(decider, OPENED, STARTED).when(too_many).refused(session.EndingInconsistent)
+
+
+def test_a_move_is_told_once_by_who_had_the_kv_also_after_the_end() -> None:
+    move = moves.MoveKv(MOVED, ulid(2))
+    given(decider, OPENED, STARTED).when(move).then(MOVED)
+    given(decider, OPENED, STARTED, MOVED).when(move).nothing()
+    given(decider, OPENED, STARTED, ENDED).when(move).then(MOVED)
+    given(decider, OPENED).when(move).nothing()
+    given(decider, OPENED, STARTED).when(moves.MoveKv(MOVED, ulid(4))).refused(moves.NotTheLeaver)
+
+
 def test_a_session_settles_when_nothing_runs() -> None:
     given(decider, OPENED, STARTED).when(session.Settle()).refused(session.SessionBusy)
     settled = session.Settled(1, "0", "0")
@@ -96,6 +120,6 @@ def test_expiry_ends_what_still_runs() -> None:
 
 @pytest.mark.parametrize("closing", [session.Settled(0, "0", "0"), session.Expired(1)])
 def test_a_closed_session_stays_closed(closing: session.SessionEvent) -> None:
-    for harmless in (session.Settle(), session.Expire(1), end(ENDED)):
+    for harmless in (session.Settle(), session.Expire(1), end(ENDED), moves.MoveKv(MOVED, ulid(2))):
         given(decider, OPENED, closing).when(harmless).nothing()
     given(decider, OPENED, closing).when(start_request(1)).refused(session.SessionClosed)

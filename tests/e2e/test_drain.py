@@ -1,0 +1,84 @@
+"""An operator leaves in the middle of an answer, and the answer goes on, token for token."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+import torch
+
+from shard_runtime.messages import Sampling
+from shard_runtime.weights import manifest_of
+from tests.exact.generation import Dtype, generated, whole_model
+from tests.exact.models import make_model
+from tests.moving import Cast
+from tests.outcome import Outcome
+from tests.ring import Ring, ring
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PROMPT = [7, 301, 15, 62, 118, 9, 260, 33]
+SAMPLED = Sampling(seed=2**62 + 5, temperature=0.9, top_p=0.95, top_k=40)
+TOKENS = 160
+CUTS = [1, 4, 6]
+PLACES = {"entry": 0, "middle": 1, "exit": 2}
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return make_model(tmp_path_factory.mktemp("drain"), "qwen2_sliding", eos=False)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def workers() -> AsyncIterator[Ring]:
+    """Three in the ring and one that waits to succeed."""
+    async with ring(4) as running:
+        yield running
+
+
+async def cast(workers: Ring, model_dir: Path, dtype: Dtype) -> Cast:
+    digest = await asyncio.to_thread(lambda: manifest_of(model_dir).digest)
+    made = Cast(workers, model_dir, CUTS, digest, dtype)
+    await made.load((0, 1, 2))
+    return made
+
+
+async def drained_at(pool: Cast, place: str, at: int, spare: int) -> tuple[list[Outcome], int]:
+    """Two requests that are `at` tokens old when the node in `place` leaves for `spare`; who left."""
+    workers, old, epoch = pool.ring, pool.members, pool.epoch
+    leaver = old[PLACES[place]]
+    successor = await pool.prepare(leaver, spare)
+    asked = [await pool.ask(PROMPT, max_tokens=TOKENS, sampling=sampling) for sampling in (None, SAMPLED)]
+    for outcome in asked:
+        await outcome.tokens(at)
+    await pool.drain(successor)
+    said = {report.node_id: report for report in await pool.drained(epoch, old)}
+    for outcome in asked:
+        ended = await workers.ended(outcome)
+        assert (ended.finish_reason, ended.completion_tokens) == ("length", TOKENS)
+        assert ended.node_id == workers.workers[pool.members[0]].node_id
+        [move] = pool.moves(outcome)
+        assert (move.node_id, move.to_node_id) == tuple(workers.workers[w].node_id for w in (leaver, spare))
+        assert len(PROMPT) + at <= move.tokens < len(PROMPT) + TOKENS
+    left = said.pop(workers.workers[leaver].node_id)
+    assert left.moved_requests == 2
+    assert left.kv_bytes == sum(pool.moves(outcome)[0].kv_bytes for outcome in asked)
+    assert all(report.moved_requests == 0 for report in said.values())
+    await workers.kv_free()
+    return asked, leaver
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+async def test_an_answer_survives_the_drain_of_each_place(
+    workers: Ring, model_dir: Path, dtype: Dtype
+) -> None:
+    """Greedy and sampled at once. The one that left is the next one's successor."""
+    whole = whole_model(model_dir, dtype)
+    expected = [generated(whole, PROMPT, TOKENS, sampling).ids for sampling in (None, SAMPLED)]
+    pool, spare = await cast(workers, model_dir, dtype), 3
+    for at, place in enumerate(PLACES, 1):
+        asked, spare = await drained_at(pool, place, at, spare)
+        assert [outcome.ids for outcome in asked] == expected, place
+    await workers.unload(pool.pool_id)
