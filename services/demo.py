@@ -204,13 +204,13 @@ async def _streamed(client: AsyncOpenAI, prompt: str, out: Console) -> Answer:
     ) as response:
         hops: list[dict[str, Any]] = []
         async for line in response.iter_lines():
-            if line.startswith(": computepool-timings "):
-                hops = json.loads(line.removeprefix(": computepool-timings "))
             if not line.startswith("data: ") or line == "data: [DONE]":
                 continue
             chunk = json.loads(line.removeprefix("data: "))
             if "error" in chunk:
                 raise RuntimeError(f"the stream failed: {chunk['error']}")
+            if "computepool" in chunk:
+                hops = chunk["computepool"]["timings"]["stages"]
             if chunk.get("usage"):
                 tokens = chunk["usage"]["completion_tokens"]
             for choice in chunk["choices"]:
@@ -243,7 +243,7 @@ async def _whole(client: AsyncOpenAI, prompt: str) -> Answer:
         usage.completion_tokens if usage else 0,
         0.0,
         time.monotonic() - began,
-        json.loads(raw.headers.get("x-computepool-timings", "[]")),
+        [],
     )
 
 

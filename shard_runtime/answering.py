@@ -249,19 +249,20 @@ class Answering:
             error_code = LOST
         await self._timings(command.request_id, patient=reason in ("stop", "length"))
         prompt = len(generation.content.prompt_ids)
+        first_s = asked.first_s if asked.first_s is not None else time.monotonic()
+        prefill_ms = 1000 * (first_s - asked.begun_s)
+        decode_ms = 1000 * max(0.0, asked.last_s - first_s)
         last = Tokens(
             command.request_id, command.epoch, index, (), rest, reason, error_code, prompt,
-            len(generation.ids), self._stage.timings.hops(command.request_id),
-            spelled=generation.text.spelled(),
+            len(generation.ids), self._stage.timings.hops(command.request_id), round(prefill_ms, 3),
+            round(decode_ms, 3), spelled=generation.text.spelled(),
         )  # fmt: skip
         self._stage.timings.forget(command.request_id)
-        first_s = asked.first_s if asked.first_s is not None else time.monotonic()
-        prefill_ms = round(1000 * (first_s - asked.begun_s))
-        decode_ms = round(1000 * max(0.0, asked.last_s - first_s))
         ended = GenerationEnded(
             report_id("generation_ended", command.command_id), self._node_id, command.pool_id, command.epoch,
             command.session_id, command.request_id, reason, prompt, len(generation.ids),
-            commitment(generation.content.nonce, generation.text.text), prefill_ms, decode_ms, error_code,
+            commitment(generation.content.nonce, generation.text.text), round(prefill_ms), round(decode_ms),
+            error_code,
         )  # fmt: skip
         await asyncio.to_thread(self._journal.write, command.command_id, ended)
         heard = await self._voice.last_tokens(last)

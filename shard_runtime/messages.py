@@ -289,6 +289,9 @@ class Tokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     prompt_tokens: int = 0
     completion_tokens: int = 0
     hops: tuple[HopTiming, ...] = ()
+    prefill_ms: float = 0.0
+    """At the entry, in the last message: from the command to the first token; `decode_ms`: to the last."""
+    decode_ms: float = 0.0
     logprobs: tuple[TokenLogprob, ...] = ()
     spelled: tuple[bytes, ...] = ()
     moved_to: int | None = None

@@ -25,7 +25,19 @@ from services import bus
 from services.control import OrchestratorAway
 from services.credentials import Credentials, engine_of
 from services.database import database_url
-from services.gateway import feed, health, keys, nodes, openai, page, pools, problems, refusals, sessions
+from services.gateway import (
+    feed,
+    health,
+    keys,
+    nodes,
+    openai,
+    openai_completions,
+    page,
+    pools,
+    problems,
+    refusals,
+    sessions,
+)
 from services.gateway.gone import ClientGone, cancel_all
 from services.gateway.heartbeats import Heartbeats
 from services.gateway.idempotency import Idempotency
@@ -90,7 +102,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    for room in (openai, sessions, pools, nodes, keys, feed, health, page):
+    for room in (openai, openai_completions, sessions, pools, nodes, keys, feed, health, page):
         app.include_router(room.router)
     app.add_middleware(
         BoundedBody, max_bytes=settings.max_body_bytes, too_large=_too_large, too_deep=_too_deep

@@ -1,50 +1,32 @@
 """OpenAI's chat request, as far as it is served: its fields, what is refused by name, and what it means
 for a ring.
 
-Knows nothing of pools, tokens on the wire or HTTP. Unknown fields are ignored, as OpenAI clients send
-many. Source: OpenAI's API description 2.3.0, POST /chat/completions.
+Knows nothing of pools, tokens on the wire or HTTP.
+Source: OpenAI's API description 2.3.0, POST /chat/completions.
 """
 
 import json
-import secrets
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from services.gateway.refusals import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
-from shard_runtime.messages import Sampling
-
-MAX_STOPS = 4
-MAX_SEED = 2**63 - 1
-
-
-def _is_text(text: str) -> str:
-    """JSON can spell half a surrogate pair, which is no text and breaks every encoder behind us."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("is not valid Unicode")
-    return text
-
-
-Text = Annotated[str, AfterValidator(_is_text)]
+from services.gateway import asked
+from services.gateway.refusals import InvalidRequest, UnsupportedParameter
 
 
 class Part(BaseModel):
     """One piece of a message's content; only text is served."""
 
     type: str
-    text: Text | None = None
+    text: asked.Text | None = None
 
 
 class Message(BaseModel):
     """`developer` is another word for `system`."""
 
     role: str
-    content: Text | list[Part] | None = None
+    content: asked.Text | list[Part] | None = None
     tool_calls: list[Any] | None = None
-
-
-class StreamOptions(BaseModel):
-    include_usage: bool = False
 
 
 class ChatRequest(BaseModel):
@@ -53,6 +35,7 @@ class ChatRequest(BaseModel):
     model_config = ConfigDict(
         strict=True,
         allow_inf_nan=False,
+        extra="allow",
         json_schema_extra={
             "example": {
                 "model": "tales",
@@ -62,20 +45,20 @@ class ChatRequest(BaseModel):
         },
     )
 
-    model: Text = Field(min_length=1)
+    model: asked.Text = Field(min_length=1)
     messages: list[Message] = Field(min_length=1, max_length=10_000)
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=MAX_SEED)] | None = None
-    stop: Text | list[Text] | None = None
+    stream_options: asked.StreamOptions | None = None
+    max_completion_tokens: asked.Limit = None
+    max_tokens: asked.Limit = None
+    temperature: asked.Temperature = None
+    top_p: asked.TopP = None
+    top_k: asked.TopK = None
+    seed: asked.Seed = None
+    stop: asked.Text | list[asked.Text] | None = None
     n: int | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
@@ -93,6 +76,16 @@ class ChatRequest(BaseModel):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
+    def limit_name(self) -> str:
+        """The field that `limit` is of."""
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+
+    @property
+    def likely(self) -> int | None:
+        """How many likely tokens are told with each token's log-probability; None: neither."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
     def wants_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
@@ -101,27 +94,25 @@ def refuse_unserved(body: ChatRequest) -> None:
     """Raises UnsupportedParameter or InvalidRequest, naming the field, for what would otherwise be
     ignored.
     """
-    if body.n is not None and body.n != 1:
-        raise InvalidRequest(f"n is {body.n}; one choice per request is served.", param="n")
-    wanted: list[tuple[str, object]] = [
-        ("tools", body.tools),
-        ("functions", body.functions),
-        ("tool_choice", body.tool_choice not in (None, "none", "auto")),
-        ("function_call", body.function_call not in (None, "none", "auto")),
-        ("logprobs", body.logprobs),
-        ("top_logprobs", body.top_logprobs),
-        ("presence_penalty", body.presence_penalty),
-        ("frequency_penalty", body.frequency_penalty),
-        ("logit_bias", body.logit_bias),
-        ("response_format", (body.response_format or {}).get("type", "text") != "text"),
-        ("modalities", body.modalities not in (None, [], ["text"])),
-        ("audio", body.audio),
-    ]
-    for name, value in wanted:
-        if value:
-            raise UnsupportedParameter(f"{name} is not served.", param=name)
-    if body.stream_options is not None and not body.stream:
-        raise InvalidRequest("stream_options goes with stream: true.", param="stream_options")
+    asked.refuse_choices(body.n)
+    asked.refuse_any(
+        [
+            ("tools", body.tools),
+            ("functions", body.functions),
+            ("tool_choice", body.tool_choice not in (None, "none", "auto")),
+            ("function_call", body.function_call not in (None, "none", "auto")),
+            ("presence_penalty", body.presence_penalty),
+            ("frequency_penalty", body.frequency_penalty),
+            ("logit_bias", body.logit_bias),
+            ("response_format", (body.response_format or {}).get("type", "text") != "text"),
+            ("modalities", body.modalities not in (None, [], ["text"])),
+            ("audio", body.audio),
+        ]
+    )
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidRequest("top_logprobs goes with logprobs: true.", param="top_logprobs")
+    asked.refuse_stray_stream_options(body.stream, body.stream_options)
+    asked.refuse_unknown(body.model_extra)
 
 
 def plain_messages(body: ChatRequest) -> list[dict[str, str]]:
@@ -155,37 +146,3 @@ def committed_text(messages: list[dict[str, str]]) -> str:
     messages.
     """
     return json.dumps(messages, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def stops(body: ChatRequest) -> tuple[str, ...]:
-    """Up to four non-empty stop strings. Raises InvalidRequest."""
-    found = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-    if len(found) > MAX_STOPS or not all(0 < len(stop) <= 256 for stop in found):
-        raise InvalidRequest(f"stop is up to {MAX_STOPS} strings of 1 to 256 characters.", param="stop")
-    return found
-
-
-def sampling(body: ChatRequest) -> Sampling:
-    """As asked; a missing seed is drawn here (63 bit) and stands in the log."""
-    seed = secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed & MAX_SEED
-    return Sampling(
-        seed,
-        1.0 if body.temperature is None else body.temperature,
-        1.0 if body.top_p is None else body.top_p,
-        body.top_k or 0,
-    )
-
-
-def token_budget(prompt_tokens: int, limit: int | None, context_length: int) -> int:
-    """How many tokens the completion may have: as asked, else all that the context leaves.
-
-    Raises ContextLengthExceeded with the numbers.
-    """
-    left = context_length - prompt_tokens
-    if left < 1 or (limit is not None and limit > left):
-        asked = "" if limit is None else f" and {limit} tokens of completion were asked for"
-        raise ContextLengthExceeded(
-            f"The context holds {context_length} tokens; the messages have {prompt_tokens}{asked}.",
-            param="messages" if left < 1 else "max_completion_tokens",
-        )
-    return left if limit is None else limit

@@ -86,6 +86,15 @@ def inspect(directory: Path, dtype: Dtype, context_length: int | None = None) ->
     )
 
 
+def vocab_size(directory: Path) -> int:
+    """Raises ModelUnreadable."""
+    try:
+        config = json.loads((directory / "config.json").read_bytes())
+        return int(config.get("text_config", config)["vocab_size"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as broken:
+        raise ModelUnreadable(f"{directory.name}: {type(broken).__name__}: {broken}") from broken
+
+
 def _tensor_elements(directory: Path) -> dict[str, int]:
     index = directory / "model.safetensors.index.json"
     names = ["model.safetensors"]

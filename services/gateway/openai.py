@@ -3,7 +3,7 @@
 Knows shapes and HTTP; what a generation is stands in `relay`. Source: OpenAI's API description 2.3.0.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -12,16 +12,17 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from services.credentials import Principal
-from services.gateway import chat, sse
+from services.gateway import asked, chat, sse
 from services.gateway.auth import Caller, Here, Payer
 from services.gateway.gone import unless_gone
+from services.gateway.live import Live, ring_of
+from services.gateway.logprobs import Spelt, chat_logprobs
 from services.gateway.problems import envelope
-from services.gateway.refusals import GatewayStopping, InternalError, ModelNotFound, PoolUnavailable, Problem
-from services.gateway.relay import Ended, Relay, Wish, outcome_of
+from services.gateway.refusals import InternalError, ModelNotFound, Problem
+from services.gateway.relay import Ended, Piece, Relay, Wish
 from services.gateway.request_id import current_request_id
-from services.gateway.routing import Route
-from services.gateway.sessions import session_of_pool
 from services.gateway.state import Gateway
+from services.gateway.timings import HEADER
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 log = structlog.get_logger("gateway")
@@ -73,163 +74,140 @@ async def chat_completions(body: chat.ChatRequest, request: Request, here: Here,
     try:
         await live.start(request)
         if body.stream:
-            frames = await _frames(live, request, body.wants_usage)
-            return sse.EventStream(frames, live.close, _headers(relay))
-        text = await unless_gone(request.receive, live.whole_text())
+            frames = await _frames(live, request, body)
+            return sse.EventStream(frames, live.close, headers_of([relay]))
+        pieces = await unless_gone(request.receive, live.whole())
     except BaseException as failure:
         live.failure = failure
         await live.close()
         raise
     await live.close()
-    assert relay.ended is not None
-    timings = msgspec.json.encode(relay.ended.hops).decode()
-    headers = {**_headers(relay), "x-computepool-timings": timings}
-    return JSONResponse(_completion(relay, text, relay.ended), headers=headers)
+    headers = {**headers_of([relay]), HEADER: live.timings.header()}
+    return JSONResponse(_completion(relay, pieces, bool(body.logprobs)), headers=headers)
 
 
 async def _relay(body: chat.ChatRequest, session_id: str | None, here: Gateway, who: Principal) -> Relay:
     """Everything that can be refused before anything is written to the log."""
-    if here.stopping.is_set():
-        raise GatewayStopping
     chat.refuse_unserved(body)
-    messages, stop = chat.plain_messages(body), chat.stops(body)
-    route = await here.routing.of_model(body.model)
-    if session_id is not None:
-        await session_of_pool(here, who, session_id, route.pool_id)
-    _check_ring(here, route)
+    messages, stop = chat.plain_messages(body), asked.stop_strings(body.stop)
+    route = await ring_of(here, who, body.model, session_id)
     prompt_ids = await here.templates.token_ids(route.model, messages)
-    max_tokens = chat.token_budget(len(prompt_ids), body.limit, route.context_length)
-    wish = Wish(chat.committed_text(messages), prompt_ids, max_tokens, chat.sampling(body), stop)
+    max_tokens = asked.token_budget(
+        len(prompt_ids),
+        body.limit,
+        route.context_length,
+        prompt_name="messages",
+        limit_name=body.limit_name,
+    )
+    sampling = asked.sampling_of(body.seed, body.temperature, body.top_p, body.top_k, body.likely)
+    wish = Wish(chat.committed_text(messages), prompt_ids, max_tokens, sampling, stop)
     return Relay(here, route, wish, who.payer, session_id, current_request_id())
 
 
-def _check_ring(here: Gateway, route: Route) -> None:
-    silent = here.heartbeats.silent(route.node_ids)
-    if silent is not None:
-        raise PoolUnavailable(f"Node {silent} of {route.name} is not heard.")
-
-
-class Live:
-    """A relay with its slot. `close` gives both back, once, and counts how it ended."""
-
-    def __init__(self, here: Gateway, relay: Relay) -> None:
-        self.here, self.relay = here, relay
-        self.pieces = relay.pieces()
-        self.failure: BaseException | None = None
-        self._slot = self._counted = False
-
-    async def start(self, request: Request) -> None:
-        """A slot, then the command on its way. Raises TooManyRequests, ClientGone and what the relay
-        raises.
-        """
-        self.here.metrics.in_flight.inc()
-        self._counted = True
-        route = self.relay.route
-        await unless_gone(request.receive, self.here.slots.acquire(route.pool_id, route.kv_slots))
-        self._slot = True
-        await self.relay.start()
-
-    async def whole_text(self) -> str:
-        return "".join([piece async for piece in self.pieces if piece is not None])
-
-    async def next(self) -> tuple[bool, str | None]:
-        """(whether there was one, the piece)."""
-        try:
-            return True, await anext(self.pieces)
-        except StopAsyncIteration:
-            return False, None
-
-    async def close(self) -> None:
-        if not self._counted:
-            return
-        self._counted = False
-        try:
-            await self.pieces.aclose()
-            outcome = outcome_of(self.failure, self.relay)
-            await self.relay.close(outcome)
-        finally:
-            self.here.metrics.in_flight.dec()
-            if self._slot:
-                self.here.slots.release(self.relay.route.pool_id)
-        self.here.metrics.requests.labels(self.relay.route.name, outcome).inc()
-
-
-async def _frames(live: Live, request: Request, wants_usage: bool) -> AsyncIterator[bytes]:
+async def _frames(live: Live, request: Request, body: chat.ChatRequest) -> AsyncIterator[bytes]:
     """Waits for the first piece, so that a ring that fails before it is answered with an HTTP status.
 
     When nothing came for the keep-alive time, the stream begins, and a later failure is told inside it.
     """
     found, first = await unless_gone(request.receive, live.next())
-    return _stream(live, found, first, wants_usage)
+    return _stream(live, found, first, Chunks(live.relay, body.wants_usage, bool(body.logprobs)))
 
 
-async def _stream(live: Live, found: bool, first: str | None, wants_usage: bool) -> AsyncIterator[bytes]:
-    chunk = Chunks(live.relay, wants_usage)
+async def _stream(live: Live, found: bool, first: Piece | None, chunk: "Chunks") -> AsyncIterator[bytes]:
     yield chunk.delta({"role": "assistant", "content": ""})
     try:
         piece = first
         while found:
-            yield sse.KEEP_ALIVE if piece is None else chunk.delta({"content": piece})
+            yield sse.KEEP_ALIVE if piece is None else chunk.piece(piece)
             found, piece = await live.next()
     except Exception as failure:
         live.failure = failure
-        if not isinstance(failure, Problem):
-            log.error("stream_failed", exc_info=failure)
-        shown = failure if isinstance(failure, Problem) else InternalError()
-        yield sse.event(msgspec.json.encode(envelope(shown)))
+        yield failed_event(failure)
         return
     ended = live.relay.ended
     assert ended is not None
-    yield chunk.delta({}, ended.finish_reason)
-    if wants_usage:
+    yield chunk.delta({}, ended.finish_reason, computepool={"timings": live.timings.as_json()})
+    if chunk.wants_usage:
         yield chunk.usage(ended)
-    yield b": computepool-timings " + msgspec.json.encode(ended.hops) + b"\n\n"
-    yield b"data: [DONE]\n\n"
+    yield sse.DONE
+
+
+def failed_event(failure: Exception) -> bytes:
+    """How a stream that has begun tells that it failed."""
+    if not isinstance(failure, Problem):
+        log.error("stream_failed", exc_info=failure)
+    shown = failure if isinstance(failure, Problem) else InternalError()
+    return sse.event(msgspec.json.encode(envelope(shown)))
 
 
 class Chunks:
     """Writes chat.completion.chunk events; all of one completion share their id."""
 
-    def __init__(self, relay: Relay, wants_usage: bool) -> None:
+    def __init__(self, relay: Relay, wants_usage: bool, wants_logprobs: bool) -> None:
+        self.wants_usage, self._wants_logprobs = wants_usage, wants_logprobs
         self._head = {**_head(relay), "object": "chat.completion.chunk"}
         self._rest = {"usage": None} if wants_usage else {}
 
-    def delta(self, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return sse.event(msgspec.json.encode({**self._head, "choices": [choice], **self._rest}))
+    def piece(self, piece: Piece) -> bytes:
+        return self.delta({"content": piece.text}, tokens=piece.tokens)
+
+    def delta(
+        self,
+        delta: dict[str, str],
+        finish_reason: str | None = None,
+        tokens: tuple[Spelt, ...] = (),
+        **more: Any,
+    ) -> bytes:
+        """`more` are fields of the chunk itself."""
+        logprobs = chat_logprobs(tokens) if tokens else None
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        return sse.event(msgspec.json.encode({**self._head, "choices": [choice], **self._rest, **more}))
 
     def usage(self, ended: Ended) -> bytes:
-        return sse.event(msgspec.json.encode({**self._head, "choices": [], "usage": _usage(ended)}))
+        return sse.event(msgspec.json.encode({**self._head, "choices": [], "usage": usage_of([ended])}))
 
 
 def _head(relay: Relay) -> dict[str, Any]:
     return {"id": f"chatcmpl-{relay.request_id}", "created": relay.created_unix_s, "model": relay.route.name}
 
 
-def _completion(relay: Relay, text: str, ended: Ended) -> dict[str, Any]:
-    message = {"role": "assistant", "content": text, "refusal": None}
+def _completion(relay: Relay, pieces: list[Piece], wants_logprobs: bool) -> dict[str, Any]:
+    assert relay.ended is not None
+    text = "".join(piece.text for piece in pieces)
+    tokens = [token for piece in pieces for token in piece.tokens]
     choice = {
         "index": 0,
-        "message": message,
-        "logprobs": None,
-        "finish_reason": ended.finish_reason,
+        "message": {"role": "assistant", "content": text, "refusal": None},
+        "logprobs": chat_logprobs(tokens) if wants_logprobs else None,
+        "finish_reason": relay.ended.finish_reason,
     }
-    return {**_head(relay), "object": "chat.completion", "choices": [choice], "usage": _usage(ended)}
-
-
-def _usage(ended: Ended) -> dict[str, int]:
     return {
-        "prompt_tokens": ended.prompt_tokens,
-        "completion_tokens": ended.completion_tokens,
-        "total_tokens": ended.prompt_tokens + ended.completion_tokens,
+        **_head(relay),
+        "object": "chat.completion",
+        "choices": [choice],
+        "usage": usage_of([relay.ended]),
     }
 
 
-def _headers(relay: Relay) -> dict[str, str]:
-    """What lets the payer find the request in the log and open its commitments."""
+def usage_of(ended: Sequence[Ended | None]) -> dict[str, int]:
+    """Tokens of all choices together."""
+    prompt = sum(one.prompt_tokens for one in ended if one is not None)
+    completion = sum(one.completion_tokens for one in ended if one is not None)
     return {
-        SESSION_HEADER: relay.session_id or "",
-        "x-computepool-request": relay.request_id,
-        "x-computepool-nonce": relay.nonce,
-        "x-computepool-epoch": str(relay.route.epoch),
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+
+
+def headers_of(relays: Sequence[Relay]) -> dict[str, str]:
+    """What lets the payer find each choice's request in the log and open its commitments, in the choices'
+    order.
+    """
+    sessions = dict.fromkeys(str(relay.session_id) for relay in relays)
+    return {
+        SESSION_HEADER: ", ".join(sessions),
+        "x-computepool-request": ", ".join(relay.request_id for relay in relays),
+        "x-computepool-nonce": ", ".join(relay.nonce for relay in relays),
+        "x-computepool-epoch": str(relays[0].route.epoch),
     }

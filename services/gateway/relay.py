@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ from nats.errors import Error as NatsError
 from events import moves, session
 from events.envelope import Cause
 from services.dispatch import send
+from services.gateway.logprobs import Spelt
 from services.gateway.problems import of_code
 from services.gateway.refusals import (
     Deadline,
@@ -72,6 +74,18 @@ class Ended:
     prompt_tokens: int
     completion_tokens: int
     hops: tuple[messages.HopTiming, ...]
+    prefill_ms: float
+    decode_ms: float
+
+
+@dataclass(frozen=True)
+class Piece:
+    """New text, and the tokens that are now shown in whole; these only when log-probabilities were asked
+    for.
+    """
+
+    text: str
+    tokens: tuple[Spelt, ...] = ()
 
 
 @dataclass
@@ -87,6 +101,9 @@ class Relay:
     request_id: str = field(default_factory=new_ulid)
     nonce: str = field(default_factory=lambda: secrets.token_hex(32))
     ended: Ended | None = None
+    first_token_at: float = 0.0
+    """On the monotonic clock, as `ended_at`."""
+    ended_at: float = 0.0
     created_unix_s: int = field(default_factory=lambda: int(time.time()))
     _started_at: float = field(default_factory=time.monotonic)
     _queue: "asyncio.Queue[messages.Tokens]" = field(default_factory=asyncio.Queue)
@@ -98,14 +115,19 @@ class Relay:
     """The epoch at which the ring last said that the request goes on."""
     _deadline_unix_ms: int = 0
     _stopping_since: float | None = None
+    _unspelled: deque[messages.TokenLogprob] = field(default_factory=deque)
+    _opens_session: bool = False
+
+    def __post_init__(self) -> None:
+        if self.session_id is None:
+            self.session_id, self._opens_session = new_ulid(), True
 
     async def start(self) -> None:
         """Returns when the command is on the entry's queue. Raises Rejected, Problem, LogUnavailable."""
         here, route = self.here, self.route
         at_unix_ms = now_ms()
         self._deadline_unix_ms = at_unix_ms + round(here.settings.request_deadline_s * 1000)
-        if self.session_id is None:
-            self.session_id = new_ulid()
+        if self._opens_session:
             opened = session.Opened(route.pool_id, self.payer, route.price_wei_per_s, True, self._close_by)
             await self._handle("open", session.Open(opened))
         started = session.RequestStarted(
@@ -177,8 +199,8 @@ class Relay:
             await message.respond(b"ok")
         self._queue.put_nowait(tokens)
 
-    async def pieces(self, keep_alive_s: float = KEEP_ALIVE_S) -> AsyncGenerator[str | None, None]:
-        """New text as it comes; None when there was none for `keep_alive_s`. Raises Problem when the ring
+    async def pieces(self, keep_alive_s: float = KEEP_ALIVE_S) -> AsyncGenerator[Piece | None, None]:
+        """What is new as it comes; None when there was none for `keep_alive_s`. Raises Problem when the ring
         fails.
 
         The end of the iteration means that the generation ended well, and how stands in `ended`.
@@ -202,14 +224,16 @@ class Relay:
             if fresh and tokens.ids:
                 now = time.monotonic()
                 if self._next_index == len(tokens.ids):
+                    self.first_token_at = now
                     metrics.first_token_s.labels(model).observe(now - self._started_at)
                 else:
                     metrics.inter_token_s.labels(model).observe((now - last_token_at) / len(tokens.ids))
                 last_token_at = now
                 metrics.completion_tokens.labels(model).inc(len(tokens.ids))
-            if fresh and tokens.text:
+            piece = Piece(tokens.text, self._spelt(tokens)) if fresh else Piece("")
+            if piece.text or piece.tokens:
                 quiet_since = time.monotonic()
-                yield tokens.text
+                yield piece
             if tokens.finish_reason is not None:
                 self._finish(tokens)
 
@@ -251,8 +275,18 @@ class Relay:
             await asyncio.sleep(0.05)
         return route
 
+    def _spelt(self, tokens: messages.Tokens) -> tuple[Spelt, ...]:
+        """Log-probabilities wait here until their token is shown. Raises TokensLost."""
+        self._unspelled.extend(tokens.logprobs)
+        if len(tokens.spelled) > len(self._unspelled):
+            raise TokensLost("Tokens came without their log-probabilities.")
+        spelt = [Spelt(spelled, self._unspelled.popleft()) for spelled in tokens.spelled]
+        return tuple(one for one in spelt if one.spelled)
+
     def _finish(self, tokens: messages.Tokens) -> None:
         self._commanded = False
+        self.ended_at = time.monotonic()
+        self.first_token_at = self.first_token_at or self.ended_at
         match tokens.finish_reason:
             case "error":
                 raise of_code(tokens.error_code or "generation_failed")
@@ -263,7 +297,14 @@ class Relay:
             case reason:
                 if tokens.completion_tokens > self._next_index:
                     raise TokensLost(f"{tokens.completion_tokens} tokens were made, {self._next_index} came.")
-                self.ended = Ended(reason, tokens.prompt_tokens, tokens.completion_tokens, tokens.hops)
+                self.ended = Ended(
+                    reason,
+                    tokens.prompt_tokens,
+                    tokens.completion_tokens,
+                    tokens.hops,
+                    tokens.prefill_ms,
+                    tokens.decode_ms,
+                )
 
     def _examine_silence(self) -> None:
         """Raises ShardLost or Deadline."""

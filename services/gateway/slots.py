@@ -51,6 +51,13 @@ class Slots:
                 f"No slot became free within {self.wait_s:g} s.", headers={"retry-after": "5"}
             )
 
+    def take_free(self, pool_id: str, pool_slots: int) -> bool:
+        """Take a slot only if one is free and nobody waits for it; whether it was."""
+        if self.in_flight >= self.in_all or self.held[pool_id] >= pool_slots or self.waiting.get(pool_id):
+            return False
+        self.held[pool_id] += 1
+        return True
+
     def _leave(self, pool_id: str, turn: "asyncio.Future[None]") -> None:
         if turn.done():
             self.release(pool_id)

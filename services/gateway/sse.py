@@ -12,6 +12,8 @@ from starlette.types import Receive, Scope, Send
 from services.gateway.gone import cancel_all, disconnected
 
 KEEP_ALIVE = b": keep-alive\n\n"
+DONE = b"data: [DONE]\n\n"
+"""OpenAI's word for the end of a stream that ended well."""
 
 
 def event(data: bytes, *, name: str | None = None, event_id: str | None = None) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 from jinja2.exceptions import TemplateError
 
-from services.gateway.model_files import find_model
+from services.gateway.model_files import find_model, vocab_size
 from services.gateway.refusals import ChatTemplateRefused, ModelUnreadable
 
 log = structlog.get_logger("gateway")
@@ -41,6 +41,30 @@ class Templates:
         tokenizer = await self.tokenizer(model)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._one_thread, _render, tokenizer, list(messages))
+
+    async def text_ids(self, model: str, text: str) -> tuple[int, ...]:
+        """A plain prompt, as the tokenizer itself reads it: control tokens count, and it may put one before.
+
+        Raises ModelUnreadable.
+        """
+        tokenizer = await self.tokenizer(model)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._one_thread, lambda: tuple(tokenizer(text, verbose=False)["input_ids"])
+        )
+
+    async def text_of(self, model: str, ids: Sequence[int]) -> str:
+        """What token ids spell, control tokens by their names. Raises ModelUnreadable."""
+        tokenizer = await self.tokenizer(model)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._one_thread,
+            lambda: str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)),
+        )
+
+    def vocab_size(self, model: str) -> int:
+        """Ids that the model itself knows; more than its tokenizer's, often. Raises ModelUnreadable."""
+        return vocab_size(find_model(model, self.model_dirs))
 
     async def warm(self, models: Sequence[str]) -> None:
         """Load ahead of the first request; what can't be loaded is only logged."""

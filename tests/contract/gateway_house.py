@@ -299,6 +299,8 @@ class Peer:
             prompt_tokens=prompt_tokens,
             completion_tokens=tokens,
             hops=hops,
+            prefill_ms=12.5,
+            decode_ms=40.0,
         )
         ended = messages.GenerationEnded(
             f"{command.request_id}-ended",

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from itertools import pairwise
@@ -12,6 +13,7 @@ import msgspec
 import openai
 import pytest
 import pytest_asyncio
+import torch
 from nats.aio.msg import Msg
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
@@ -22,8 +24,10 @@ from services.handle import handle
 from services.log import EventLog, Writer
 from services.projection_check import check
 from shard_runtime import messages
+from shard_runtime.text import load_tokenizer
 from tests.contract.gateway_house import until
-from tests.e2e.network import POOL, WITHIN_S, Network, network
+from tests.e2e.network import MODEL, POOL, WITHIN_S, Network, network
+from tests.exact.generation import generated, whole_model
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
@@ -65,7 +69,9 @@ async def test_an_answer_ends_at_its_limit_and_its_session_is_settled(net: Netwo
     assert text_of(answer).strip()
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 12
-    assert [hop["node_id"] for hop in json.loads(raw.headers["x-computepool-timings"])] == list(net.node_ids)
+    timings = raw.headers["x-computepool-timings"]
+    assert re.findall(r'stage\d;dur=[\d.]+;hop=[\d.]+;desc="(\w+)"', timings) == list(net.node_ids)
+    assert re.findall(r"(\w+);dur=[\d.]+(?:,|$)", timings) == ["queue", "prefill", "ttft", "decode", "total"]
     recorded = await net.closed(raw.headers["x-computepool-session"])
     assert [item.type for item in recorded] == USUAL
     ended = recorded[2].event
@@ -88,6 +94,47 @@ async def test_a_stream_is_the_same_answer_in_pieces_with_its_usage(net: Network
     assert "".join(pieces) == text_of(whole)
     assert sum(bool(piece) for piece in pieces) > 3
     assert chunks[-1].usage == whole.usage
+    assert chunks[-2].model_extra is not None
+    stages = chunks[-2].model_extra["computepool"]["timings"]["stages"]
+    assert [stage["node_id"] for stage in stages] == list(net.node_ids)
+    assert all(stage["compute_ms"] > 0 for stage in stages)
+
+
+async def test_legacy_completions_tell_the_log_probabilities_of_transformers(net: Network) -> None:
+    prompts = [[1, 50, 60, 70], [1, 200, 30]]
+    answer = await net.openai().completions.create(
+        model=POOL, prompt=prompts, logprobs=5, temperature=0, max_tokens=12
+    )
+    model, tokenizer = whole_model(MODEL, "float32"), load_tokenizer(MODEL)
+    for prompt, choice in zip(prompts, answer.choices, strict=True):
+        run = generated(model, prompt, 12)
+        assert choice.text == tokenizer.decode(run.ids, skip_special_tokens=True)
+        assert choice.logprobs is not None
+        rows = zip(run.logits, run.ids, strict=True)
+        expected = [float(torch.log_softmax(row, -1)[token]) for row, token in rows]
+        told = choice.logprobs.token_logprobs or []
+        assert told == pytest.approx(expected[: len(told)], abs=1e-4)
+        assert "".join(choice.logprobs.tokens or []) == choice.text
+
+
+async def test_chat_log_probabilities_stream_as_they_stand_in_the_whole(net: Network) -> None:
+    options: dict[str, Any] = {"logprobs": True, "top_logprobs": 20, "seed": 5, "temperature": 1.0}
+    text = text_of(await ask(net, **options))
+    whole = (await ask(net, **options, stop=text[-9:])).choices[0]
+    assert whole.message.content == text[: text.index(text[-9:])]
+    stream = await net.openai().chat.completions.create(
+        model=POOL, messages=ASK, max_tokens=24, stream=True, stop=text[-9:], **options
+    )
+    told = [
+        one
+        async for chunk in stream
+        if chunk.choices[0].logprobs is not None
+        for one in chunk.choices[0].logprobs.content or []
+    ]
+    assert whole.logprobs is not None
+    assert told == whole.logprobs.content
+    assert bytes(byte for one in told for byte in one.bytes or []).decode() == whole.message.content
+    assert all(len(one.top_logprobs) == 20 and one.logprob <= one.top_logprobs[0].logprob for one in told)
 
 
 async def test_a_seed_fixes_what_is_sampled(net: Network) -> None:

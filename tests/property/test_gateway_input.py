@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from services.gateway import chat
+from services.gateway import asked, chat, completions
 from services.gateway.model_files import find_model, inspect
 from services.gateway.refusals import (
     ContextLengthExceeded,
+    InvalidRequest,
     ModelUnreadable,
     Problem,
     TooManyRequests,
@@ -42,8 +43,14 @@ def test_any_body_is_understood_or_refused_by_name(changed: dict[str, Any]) -> N
         understood = body(**changed)
         chat.refuse_unserved(understood)
         messages = chat.plain_messages(understood)
-        stops = chat.stops(understood)
-        drawn = chat.sampling(understood)
+        stops = asked.stop_strings(understood.stop)
+        drawn = asked.sampling_of(
+            understood.seed,
+            understood.temperature,
+            understood.top_p,
+            understood.top_k,
+            understood.likely,
+        )
     except ValidationError as wrong:
         named: object = wrong.errors()[0]["loc"]
     except Problem as refused:
@@ -66,8 +73,8 @@ def test_any_body_is_understood_or_refused_by_name(changed: dict[str, Any]) -> N
         ("tools", [{"type": "function"}]),
         ("functions", [{}]),
         ("tool_choice", "required"),
-        ("logprobs", True),
-        ("top_logprobs", 3),
+        ("reasoning_effort", "high"),
+        ("repetition_penalty", 1.2),
         ("presence_penalty", 0.5),
         ("frequency_penalty", -0.5),
         ("logit_bias", {"1": 2}),
@@ -114,16 +121,98 @@ def test_content_that_is_not_text_is_refused(content: object) -> None:
         chat.plain_messages(body(messages=[{"role": "user", "content": content}]))
 
 
+def budget_of(prompt: int, limit: int | None, context: int) -> int:
+    return asked.token_budget(prompt, limit, context, prompt_name="messages", limit_name="max_tokens")
+
+
 @given(st.integers(1, 10_000), st.none() | st.integers(1, 10_000), st.integers(2, 10_000))
 def test_prompt_and_completion_never_exceed_the_context(prompt: int, limit: int | None, context: int) -> None:
     if prompt + (limit or 1) > context:
         with pytest.raises(ContextLengthExceeded, match=rf"{context} tokens.*{prompt}"):
-            chat.token_budget(prompt, limit, context)
+            budget_of(prompt, limit, context)
         return
-    budget = chat.token_budget(prompt, limit, context)
+    budget = budget_of(prompt, limit, context)
     assert budget >= 1
     assert prompt + budget <= context
     assert limit in (None, budget)
+
+
+prompts = st.one_of(
+    json_values,
+    st.text(),
+    st.lists(st.text(), max_size=20),
+    st.lists(st.integers(-5, 400), max_size=20),
+    st.lists(st.lists(st.integers(-5, 400), max_size=4), max_size=20),
+)
+legacy_names = st.sampled_from(sorted({*completions.CompletionRequest.model_fields} - {"model", "prompt"}))
+
+
+@given(prompts, st.dictionaries(legacy_names, json_values, max_size=3))
+def test_any_legacy_body_is_understood_or_refused_by_name(prompt: Any, changed: dict[str, Any]) -> None:
+    try:
+        understood = completions.CompletionRequest.model_validate(
+            {"model": "tales", "prompt": prompt, **changed}
+        )
+        completions.refuse_unserved(understood)
+        found = completions.prompts(understood)
+        for one in found:
+            if not isinstance(one, str):
+                completions.check_ids(one, 320)
+    except ValidationError as wrong:
+        named: object = wrong.errors()[0]["loc"]
+    except Problem as refused:
+        named = refused.param in completions.CompletionRequest.model_fields
+    else:
+        named = True
+        assert 1 <= len(found) <= completions.MAX_PROMPTS
+        assert understood.limit >= 1
+        assert all(isinstance(one, str) or all(0 <= number < 320 for number in one) for one in found)
+    assert named
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        None,
+        [],
+        [[]],
+        ["a", 1],
+        [1, "a"],
+        [True],
+        [[1], "a"],
+        [1.0],
+        {"a": 1},
+        ["a"] * 17,
+        "\ud800",
+        ["\udfff"],
+    ],
+)
+def test_a_prompt_of_no_known_kind_is_refused(prompt: Any) -> None:
+    understood = completions.CompletionRequest.model_validate({"model": "tales", "prompt": prompt})
+    with pytest.raises(InvalidRequest) as refused:
+        completions.prompts(understood)
+    assert refused.value.param == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", 2),
+        ("best_of", 3),
+        ("suffix", "the end"),
+        ("presence_penalty", 0.5),
+        ("frequency_penalty", -0.5),
+        ("logit_bias", {"1": 2}),
+        ("max_completion_tokens", 5),
+        ("min_p", 0.0),
+        ("stream_options", {"include_usage": True}),
+    ],
+)
+def test_what_legacy_completions_do_not_serve_is_refused_by_its_name(field: str, value: object) -> None:
+    asked_for = {"model": "tales", "prompt": "x", field: value}
+    with pytest.raises(Problem) as refused:
+        completions.refuse_unserved(completions.CompletionRequest.model_validate(asked_for))
+    assert refused.value.param == field
 
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 4), st.integers(1, 8))
