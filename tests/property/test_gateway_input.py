@@ -275,6 +275,7 @@ def write_model(directory: Path, *, tied: bool, hidden: int = 8, vocab: int = 32
     """A model directory with headers and no weights: what `inspect` reads, and nothing else."""
     config = {
         "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
         "num_hidden_layers": layers,
         "max_position_embeddings": 512,
     }
