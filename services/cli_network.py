@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from services.cli_output import Failure, Json, print_json, show, table_of
 
@@ -22,6 +23,20 @@ Token = Annotated[
 After = Annotated[str, typer.Option(help="Continue after this id.")]
 Limit = Annotated[int, typer.Option(min=1, max=100)]
 Watch = Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")]
+
+
+class ListUnlessNamed(TyperGroup):
+    """`pools` alone, and `pools ID`, mean `pools list`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+pools_app = typer.Typer(
+    cls=ListUnlessNamed, help="Pools: the list (also without `list`), and who holds which layers."
+)
 keys_app = typer.Typer(help="API keys: made, shown once, revoked.", no_args_is_help=True)
 
 
@@ -31,7 +46,11 @@ def register(app: typer.Typer) -> None:
         ("pools", "Pools, their model, price and shards."),
         ("sessions", "Sessions, newest first; with an id, one of them with its requests."),
     ):
-        app.command(kind, help=about)(_listing(kind))
+        if kind == "pools":
+            pools_app.command("list", help=about)(_listing(kind))
+        else:
+            app.command(kind, help=about)(_listing(kind))
+    app.add_typer(pools_app, name="pools")
     app.add_typer(keys_app, name="keys")
 
 
@@ -77,6 +96,43 @@ def _table(kind: str, page: dict[str, Any]) -> Any:
 
 def _cell(value: object) -> object:
     return f"{len(value)}" if isinstance(value, list) else value
+
+
+@pools_app.command("map")
+def pools_map(
+    pool: Annotated[str, typer.Argument(metavar="[POOL]", help="A name or an id; none: all.")] = "",
+    json: Json = False,
+    token: Token = "",
+) -> None:
+    """Which node holds which layers, as plain text: a row a node, a column a layer or several."""
+    from services.block_map import drawn, maps_of
+
+    pools, nodes = asyncio.run(_everything("/pools", token)), asyncio.run(_everything("/nodes", token))
+    by_id = {node["node_id"]: node for node in nodes}
+    chosen = [
+        one
+        for one in pools
+        if (pool in (one["name"], one["pool_id"]) if pool else one["status"] != "retired")
+    ]
+    if pool and not chosen:
+        raise Failure("pool_unknown", f"no pool has the name or id {pool!r}", "computepool pools")
+    shown = [maps_of(one, by_id) for one in chosen]
+    if json:
+        print_json({"pools": shown})
+    else:
+        print("\n\n".join(drawn(one) for one in shown) or "no pools")
+
+
+async def _everything(path: str, token: str) -> list[dict[str, Any]]:
+    """All pages of a list."""
+    found: list[dict[str, Any]] = []
+    after: dict[str, str] = {}
+    while True:
+        page = await call("GET", path, token, params={"limit": "100", **after})
+        found += page["items"]
+        if not page["has_more"]:
+            return found
+        after = {"after": str(found[-1]["pool_id" if path == "/pools" else "node_id"])}
 
 
 @keys_app.command("create")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import structlog
 import torch
 
 from shard_runtime.answering import Answering, Open
@@ -31,6 +32,7 @@ from shard_runtime.handover import Elsewhere
 from shard_runtime.journal import Journal
 from shard_runtime.kv import KvPool
 from shard_runtime.leaving import Drained, Leaving
+from shard_runtime.loading import LoadingLog
 from shard_runtime.messages import Adopt, Drain, LoadSlice, PlanMember
 from shard_runtime.moves import Adoption, Sending, wire_name
 from shard_runtime.picked import Picked
@@ -43,6 +45,8 @@ from shard_runtime.voice import Voice
 from shard_runtime.weights import resolve_model
 from shard_runtime.window import credits_per_peer
 
+log = structlog.get_logger()
+
 
 @dataclass
 class Place:
@@ -54,6 +58,8 @@ class Place:
     kv: KvPool
     leaving: Leaving
     load_ms: int
+    kept: bool = False
+    """Whether an earlier epoch's weights serve on."""
 
     @property
     def pool_id(self) -> str:
@@ -248,6 +254,10 @@ class Places:
         begun = time.monotonic()
         mine = plan.members[plan.me]
         kept = self._same_layers(command)
+        log.info(
+            "slice_loading", pool_id=command.pool_id, epoch=command.epoch, model=command.model,
+            weights_digest=command.weights_digest, first_layer=mine.first_layer, end_layer=mine.end_layer,
+        )  # fmt: skip
         model_dir, slice_ = await asyncio.to_thread(
             self._read, command, mine, None if kept is None else kept.stage.slice
         )
@@ -259,7 +269,7 @@ class Places:
             slots = min(command.kv_slots, self._around.max_kv_slots or command.kv_slots)
             kv = KvPool(slice_, slots, command.max_context)
         place = await self._place(command, plan, slice_, kv, model_dir)
-        place.load_ms = round(1000 * (time.monotonic() - begun))
+        place.load_ms, place.kept = round(1000 * (time.monotonic() - begun)), kept is not None
         if old is not None:
             self._leave(old)
         self._places.setdefault(command.pool_id, {})[command.epoch] = place
@@ -295,6 +305,7 @@ class Places:
         slice_ = Slice.load(
             model_dir, mine.first_layer, mine.end_layer, command.dtype,
             max_context=command.max_context, expect_digest=command.weights_digest,
+            progress=LoadingLog(log.bind(pool_id=command.pool_id, epoch=command.epoch).info),
         )  # fmt: skip
         return model_dir, slice_
 

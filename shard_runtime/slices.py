@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicCache
 from shard_runtime.architectures import check_architecture
 from shard_runtime.kv import KvSlot
 from shard_runtime.lean import LeanDecode
+from shard_runtime.loading import Loaded
 from shard_runtime.weights import (
     Manifest,
     StoredTensor,
@@ -30,8 +31,8 @@ from shard_runtime.weights import (
     trusted_manifest,
 )
 
-Progress = Callable[[int, int], None]
-"""Called with (bytes loaded, bytes of the slice)."""
+Progress = Callable[[Loaded], None]
+"""Called after each tensor."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -241,7 +242,7 @@ def _fill(
         read[source] = place
         done += stored[source].size
         if progress is not None:
-            progress(done, total)
+            progress(Loaded(source, len(read), len(set(sources.values())), done, total))
     model.load_state_dict({name: read[source] for name, source in sources.items()}, strict=True, assign=True)
     model.requires_grad_(False)
 

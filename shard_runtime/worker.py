@@ -142,7 +142,6 @@ class Worker:
     async def _load(self, command: LoadSlice) -> None:
         if command.kv_slots < 1 or command.max_context < 2:
             raise CommandImpossible("malformed")
-        log.info("slice_loading", pool_id=command.pool_id, epoch=command.epoch)
         try:
             place = await self.places.load(command)
         except Exception as failure:
@@ -163,6 +162,7 @@ class Worker:
         log.info(
             "slice_loaded", pool_id=command.pool_id, epoch=command.epoch, first_layer=slice_.first_layer,
             end_layer=slice_.end_layer, slice_bytes=slice_.slice_bytes, load_ms=place.load_ms,
+            weights_digest=command.weights_digest, kept=place.kept,
         )  # fmt: skip
         await self._voice.report(
             SliceLoaded(

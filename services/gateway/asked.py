@@ -7,7 +7,7 @@ Knows nothing of messages, prompts, pools or HTTP. Source: OpenAI's API descript
 import secrets
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from services.gateway.refusals import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from shard_runtime.messages import Sampling
@@ -51,7 +51,10 @@ Seed = Annotated[int, Field(ge=-(2**63), le=MAX_SEED)] | None
 class StreamOptions(BaseModel):
     """`include_obfuscation` pads OpenAI's own streams; here it is taken and ignored."""
 
+    model_config = ConfigDict(extra="forbid")
+
     include_usage: bool = False
+    include_obfuscation: bool | None = None
 
 
 def refuse_unknown(others: dict[str, Any] | None) -> None:

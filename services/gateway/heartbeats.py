@@ -52,11 +52,16 @@ class Heartbeats:
         """The first of these nodes that has been silent for too long, if one has."""
         return next((node_id for node_id in node_ids if self.silent_s(node_id) > SILENT_AFTER_S), None)
 
+    def latest(self, node_id: str) -> Alive | None:
+        """What the node said last, when that is recent enough."""
+        if node_id not in self.last or self.silent_s(node_id) > SILENT_AFTER_S:
+            return None
+        return self.last[node_id][1]
+
     def serves(self, node_id: str, pool_id: str, epoch: int) -> bool:
         """Whether the node's latest heartbeat, recent enough, names this slice."""
-        if node_id not in self.last or self.silent_s(node_id) > SILENT_AFTER_S:
-            return False
-        return f"{pool_id}:{epoch}" in self.last[node_id][1].pools
+        alive = self.latest(node_id)
+        return alive is not None and f"{pool_id}:{epoch}" in alive.pools
 
     def kv_slots_used(self) -> int:
         """Slots in use over all nodes heard of."""

@@ -106,7 +106,7 @@ async def _is_registered_so(here: Gateway, registered: node.Registered) -> bool:
 
 @router.get("/nodes", summary="Nodes", dependencies=[Fresh])
 async def nodes(here: Here, _: Caller, paging: Paging) -> dict[str, Any]:
-    return await page_of(here.rows.nodes(paging.after, paging.limit), shown_node)
+    return await page_of(here.rows.nodes(paging.after, paging.limit), lambda row: shown_node(here, row))
 
 
 @router.get("/nodes/{node_id}", summary="One node", dependencies=[Fresh])
@@ -114,7 +114,7 @@ async def one_node(node_id: NodeId, here: Here, _: Caller) -> dict[str, Any]:
     row = await found(here, lambda: here.rows.node(node_id))
     if row is None:
         raise node.NodeUnknown
-    return shown_node(row)
+    return shown_node(here, row)
 
 
 @router.post("/nodes/{node_id}/drain", summary="Give a node no new shards", response_model=None)
@@ -153,8 +153,14 @@ def known_id(node_id: str) -> str:
     return node_id
 
 
-def shown_node(row: Row) -> Row:
-    """A node's row as clients see it: `status` is reachable, lost, draining or retired."""
+def shown_node(here: Gateway, row: Row) -> Row:
+    """A node's row as clients see it: `status` is reachable, lost, draining or retired.
+
+    `kv_slots_used`, `active_requests`: as it said a moment ago, over all its pools; null when not heard.
+    """
     shown = {"node_id": row["id"], **{key: value for key, value in row.items() if key != "id"}}
     shown["status"] = "reachable" if row["status"] == "active" else row["status"]
+    alive = here.heartbeats.latest(row["id"])
+    shown["kv_slots_used"] = None if alive is None else alive.kv_slots_used
+    shown["active_requests"] = None if alive is None else alive.active_requests
     return shown

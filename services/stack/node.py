@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from services.join import MESH_CONFIG_FILE, WORKER_CONFIG_FILE
-from services.stack.process import Process
+from services.load_display import display_on, follow
+from services.stack.process import Process, Running
 from services.stack.readiness import json_line, log_line
 from services.stack.supervisor import Supervisor, supervising
 
@@ -28,15 +29,15 @@ class NodeEnded(Exception):
     code = "node_ended"
 
 
-async def start_node(supervisor: Supervisor, directory: Path) -> None:
-    """From `mesh.json`, `worker.json` and the keys. Raises NotReady, ProgramMissing."""
+async def start_node(supervisor: Supervisor, directory: Path) -> Running:
+    """From `mesh.json`, `worker.json` and the keys; the worker. Raises NotReady, ProgramMissing."""
     mesh, worker = f"mesh-{directory.name}", f"worker-{directory.name}"
     config = str(directory.resolve() / MESH_CONFIG_FILE)
     node = Process(mesh, (str(axl_node()), "-config", config), json_line("api"), worker_environment())
     supervisor.note_address(mesh, str((await supervisor.start(node)).learned["api"]))
     config = str(directory.resolve() / WORKER_CONFIG_FILE)
     argv = (sys.executable, "-m", "shard_runtime.worker", "--config", config)
-    await supervisor.start(
+    return await supervisor.start(
         Process(worker, argv, log_line(WORKER_READY), worker_environment(), ready_within_s=90)
     )
 
@@ -47,16 +48,19 @@ async def run_node(directory: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with supervising(directory.resolve() / "run", sweep_first=True) as supervisor:
-        await start_node(supervisor, directory)
+        worker = await start_node(supervisor, directory)
         supervisor.say("ready")
         print(f"node of {directory} runs; logs: {supervisor.logs}", flush=True)
         waiting = asyncio.create_task(stop.wait())
+        showing = asyncio.create_task(follow(worker.output.stderr, display_on(sys.stdout), waiting.done))
         while not waiting.done():
             await asyncio.wait([waiting], timeout=0.5)
             ended = [entry for entry in supervisor.entries() if entry.exit_status is not None]
             if ended:
                 waiting.cancel()
+                await asyncio.gather(waiting, showing, return_exceptions=True)
                 raise NodeEnded(f"{ended[0].name} ended with {ended[0].exit_status}; see {ended[0].log}")
+        await showing
 
 
 def plain_environment() -> dict[str, str]:

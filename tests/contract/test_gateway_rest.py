@@ -4,8 +4,10 @@ stopping.
 
 import asyncio
 import json
+import os
 import re
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -329,3 +331,37 @@ async def test_the_page_needs_nothing_from_elsewhere(world: World) -> None:
     for name in re.findall(r"`(computepool_\w+)`", (DOCS / "api.md").read_text()):
         assert name in metrics
     assert missing.json()["code"] == "route_not_found"
+
+
+async def test_the_command_line_maps_a_pools_layers(world: World) -> None:
+    async def said(*arguments: str) -> tuple[int, str, str]:
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.cli", *arguments),
+            env={
+                **os.environ,
+                "COMPUTEPOOL_GATEWAY_URL": world.built.url,
+                "COMPUTEPOOL_TOKEN": world.built.operator_token,
+                "COMPUTEPOOL_STATE_DIR": str(world.built.directory / "nothing-runs-here"),
+            },
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await asyncio.wait_for(child.communicate(), 60)
+        return child.returncode or 0, out.decode(), err.decode()
+
+    status, text, _ = await said("pools", "map", "tales")
+    assert status == 0
+    assert re.search(r"^only  ?E#+H 0-\d+ +ready +1B/8.0G +0/4 +\d+$", text, re.M), text
+    assert "every layer is served" in text
+    assert max(map(len, text.splitlines())) <= 80
+    status, text, _ = await said("pools", "map", "--json")
+    [shown] = [one for one in json.loads(text)["pools"] if one["pool_id"] == world.pool_id]
+    [row] = shown["maps"][0]["rows"]
+    assert (row["node_id"], row["state"], row["kv_slots_used"]) == (world.peer.node_id, "ready", 0)
+    assert (row["embeddings"], row["head"], shown["layers_not_served"]) == (True, True, [])
+    listed, plain = await said("pools", "list", "--json"), await said("pools", "--json")
+    assert listed[1] == plain[1]
+    assert json.loads((await said("pools", world.pool_id))[1])["name"] == "tales"
+    status, _, err = await said("pools", "map", "nobody")
+    assert status == 1
+    assert "pool_unknown" in err

@@ -1,6 +1,7 @@
 """What a worker process promises whoever commands it: over a real nats-server, mesh and neighbours."""
 
 import asyncio
+import io
 import json
 import signal
 import time
@@ -12,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from services import dispatch
+from services.load_display import Lines
 from shard_runtime import frames
 from shard_runtime.messages import (
     CapabilitiesMeasured,
@@ -262,6 +264,26 @@ async def test_a_slice_that_can_not_be_loaded_is_reported_with_its_code(
         failed_id = await shards.load(failing, cuts, may_fail=True, **options)  # type: ignore[arg-type]
         codes = {report.code for report in shards.said(SliceFailed, pool_id=failed_id)}
         assert codes == {code}
+
+
+async def test_the_log_tells_a_load_from_its_layers_to_its_last_tensor(shards: Ring, pool_id: str) -> None:
+    """What `computepool worker run` shows: bytes that grow to the slice's, tensors by name, the digest."""
+    [report] = shards.said(SliceLoaded, pool_id=pool_id, node_id=shards.workers[1].node_id)
+    lines = [json.loads(line) for line in shards.workers[1].log_text().splitlines() if pool_id in line]
+    told = [line for line in lines if line["event"] in ("slice_loading", "slice_progress", "slice_loaded")]
+    begin, *steps, end = told[: 1 + next(n for n, line in enumerate(told) if line["event"] == "slice_loaded")]
+    assert (begin["event"], begin["first_layer"], begin["end_layer"]) == ("slice_loading", 3, 6)
+    assert begin["weights_digest"] == end["weights_digest"] == report.weights_digest
+    assert {line["event"] for line in steps} == {"slice_progress"}
+    assert [line["bytes_done"] for line in steps] == sorted(line["bytes_done"] for line in steps)
+    assert steps[-1]["bytes_done"] == steps[-1]["bytes"] == report.slice_bytes == end["slice_bytes"]
+    assert steps[-1]["tensors_done"] == steps[-1]["tensors"] > 3
+    assert all(line["tensor"].startswith(("model.", "lm_head.")) for line in steps)
+    assert not end["kept"]
+    stream = io.StringIO()
+    for line in (begin, *steps, end):
+        Lines(stream).tell(line)
+    assert "every tensor is the agreed one" in stream.getvalue()
 
 
 async def test_a_newer_cut_stands_beside_the_older_until_that_has_ended_and_never_comes_back(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from shard_runtime.kv import ContextExceeded, KvPool, NoKvSlot
+from shard_runtime.loading import Loaded
 from shard_runtime.messages import Sampling
 from shard_runtime.slices import Slice, SliceRangeInvalid
 from tests.exact.generation import Dtype, generated, load_cut, sharded, whole_model
@@ -213,7 +214,10 @@ def test_a_range_the_model_does_not_have_is_refused(llama: Path, first: int, end
 
 
 def test_progress_counts_the_slices_bytes(llama: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    piece = Slice.load(llama, 2, 5, "float32", max_context=8, progress=lambda *now: seen.append(now))
-    assert seen == sorted(seen)
-    assert seen[-1] == (piece.slice_bytes, piece.slice_bytes)
+    seen: list[Loaded] = []
+    piece = Slice.load(llama, 2, 5, "float32", max_context=8, progress=seen.append)
+    counts = [now.bytes_done for now in seen]
+    assert counts == sorted(counts)
+    assert counts[-1] == seen[-1].bytes == piece.slice_bytes
+    assert [now.tensors_done for now in seen] == list(range(1, seen[0].tensors + 1))
+    assert {now.tensor.split(".")[2] for now in seen} == {"2", "3", "4"}

@@ -103,6 +103,13 @@ def test_harmless_fields_and_neutral_values_pass() -> None:
     assert understood.limit is None
 
 
+def test_an_unknown_option_of_a_stream_is_named() -> None:
+    body(stream=True, stream_options={"include_usage": True, "include_obfuscation": False})
+    with pytest.raises(ValidationError) as refused:
+        body(stream=True, stream_options={"continuous_usage_stats": True})
+    assert refused.value.errors()[0]["loc"] == ("stream_options", "continuous_usage_stats")
+
+
 def test_the_newer_limit_wins_and_parts_are_joined() -> None:
     understood = body(
         max_tokens=5,
