@@ -96,7 +96,7 @@ async def test_a_joined_machine_shows_what_it_loads_and_stands_in_the_map(tmp_pa
             assert "━" in run.seen
             both = await cli(net, "pools", "map")
             assert re.search(r"^third +E#+H 0-\d+ +ready ", both, re.M), both
-            assert re.search(r"^north +E?[#.]+H? \d+-\d+ +ready ", both, re.M), both
+            assert re.search(r"^north +E?[#.]+H? +\d+-\d+ +ready ", both, re.M), both
             assert both.count("every layer is served") == 2
             assert max(map(len, both.splitlines())) <= 80
             one = await cli(net, "pools", "map", POOL)
