@@ -1,4 +1,4 @@
-"""The commands of an auditor: verify the log from its bytes. Knows no rule."""
+"""The commands of an auditor: verify the log from its bytes, and where every wei went. Knows no rule."""
 
 import asyncio
 from pathlib import Path
@@ -46,3 +46,57 @@ def verify(
         print(f"Merkle root {report.root}")
     if not report.sound:
         raise typer.Exit(1)
+
+
+@audit_app.command("money")
+def money(
+    rpc: Annotated[str, typer.Option(help="JSON-RPC of the chain. Default: this stack's.")] = "",
+    manifest: Annotated[
+        Path | None, typer.Option(help="Which contracts stand where. Default: this stack's.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Recompute every paid session from log and chain. Exit code 1: a difference, or nothing to audit."""
+    from services.logging import configure
+    from services.money_audit import audit
+    from services.stack.client import local_settings
+
+    configure("error")
+    report, compared = asyncio.run(audit(local_settings(), rpc or None, manifest))
+    if json:
+        import msgspec
+
+        print_json({**msgspec.to_builtins(report), "read_model": compared, "sound": report.sound})
+    else:
+        columns = ("session", "state", "voucher", "operators", "refund", "seconds", "changes", "findings")
+        rows = [
+            (
+                line.session,
+                line.state,
+                *(_usdc(wei) for wei in (line.voucher_wei, line.operators_wei, line.refund_wei)),
+                line.billed_seconds,
+                line.changes,
+                line.findings,
+            )
+            for line in report.lines
+        ]
+        show(table_of(columns, rows))
+        if report.findings:
+            keys = ("session", "code", "detail", "wei")
+            show(table_of(keys, [tuple(getattr(item, key) for key in keys) for item in report.findings]))
+        print(
+            f"{report.sessions} sessions, {report.billed_seconds} seconds, {report.operators} operators, "
+            f"{_usdc(report.usdc_in_wei)} USDC in, {_usdc(report.usdc_out_wei)} USDC out"
+        )
+        if report.empty:
+            print(f"nothing to audit: {', '.join(report.empty)} is zero")
+        print("compared with the read model" if compared else "no read model to compare with")
+        print(f"wei_drift {report.wei_drift}")
+    if not report.sound:
+        raise typer.Exit(1)
+
+
+def _usdc(wei: str) -> str:
+    """Every digit: 18 decimals, trailing zeros off."""
+    whole, part = divmod(int(wei), 10**18)
+    return f"{whole}.{part:018d}".rstrip("0").rstrip(".")
