@@ -1,7 +1,8 @@
 """How one flow or one distribution is divided among a gda_pool's members, in integers; knows no chain.
 
-Of one session alone, where `events.gda` follows a whole pool. Source: @superfluid-finance/ethereum-contracts 1.15, GeneralDistributionAgreementV1 and SuperfluidPool. All
-division is truncation: what does not divide is not charged, so that nobody gets it and the payer keeps it.
+Of one session alone, where `events.gda` follows a whole pool. Source: Superfluid's ethereum-contracts 1.15,
+GeneralDistributionAgreementV1 and SuperfluidPool. All division is truncation: what does not divide is not
+charged, so that nobody gets it and the payer keeps it.
 """
 
 from collections.abc import Mapping
