@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from services import cli_audit, cli_chain, cli_log, cli_network, cli_worker
+from services import cli_audit, cli_chain, cli_chaos, cli_log, cli_network, cli_worker
 from services.cli_output import Json, report, show
 
 app = typer.Typer(
@@ -126,6 +126,7 @@ cli_network.register(app)
 cli_log.register(app)
 cli_audit.register(app)
 cli_chain.register(app)
+cli_chaos.register(app)
 cli_worker.register(app)
 app.add_typer(bench_app, name="bench")
 

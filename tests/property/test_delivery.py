@@ -82,6 +82,33 @@ def test_a_lossy_repeating_reordering_mesh_costs_at_most_half_again_as_many_fram
     assert frames(0.2, 0.2, 30) <= 1.5 * frames(0.0, 0.0, 0)
 
 
+def test_a_stalled_receiver_pauses_its_sender_and_all_arrives_once_it_goes_on() -> None:
+    entry, exit_ = delivery_of(2, 0), delivery_of(2, 1)
+    rids = [f"r{number}" for number in range(4 * CREDITS)]
+    for rid in rids:
+        entry.open(rid, 0)
+        exit_.open(rid, 0)
+        entry.send("hidden", 1, rid, 0, 1, "json", (1,), b"x", 0)
+    sent = list(entry.outgoing)
+    assert len(sent) == CREDITS
+    for second in range(1, 31):
+        entry.outgoing.clear()
+        entry.tick(second * 1000 * MS)
+        assert len(entry.outgoing) <= CREDITS  # what is on the way, again; nothing new
+    asked = {decode(raw).header.rid for _, raw in [*sent, *entry.outgoing]}
+    assert asked == set(rids[:CREDITS])
+    arrived: list[str] = []
+    while entry.outgoing:
+        raw = entry.outgoing.popleft()[1]
+        arrived += [event.rid for event in exit_.receive(raw, "01" * 32, 31_000 * MS)]
+        for rid in arrived[len(arrived) - 1 :]:
+            exit_.send("token", 0, rid, 0, 1, "json", (1,), b"y", 31_000 * MS)
+        while exit_.outgoing:
+            entry.receive(exit_.outgoing.popleft()[1], "02" * 32, 31_000 * MS)
+    assert sorted(arrived) == sorted(rids)
+    assert entry.quiet
+
+
 def test_tensors_of_many_parts_arrive_whole_over_a_bad_mesh() -> None:
     ring = SimulatedRing(2, 7, 0.2, 0.2, 50)
     big = random.Random(3).randbytes(PART_BYTES) * 2 + b"tail"
