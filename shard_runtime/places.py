@@ -18,18 +18,10 @@ import torch
 from shard_runtime.answering import Answering, Open
 from shard_runtime.axl import Axl
 from shard_runtime.compute import ComputeThread
-from shard_runtime.frames import (
-    VERSION,
-    FrameRejected,
-    Header,
-    WireDtype,
-    address_of,
-    decode,
-    digest_of,
-    encode,
-)
+from shard_runtime.frames import FrameRejected, WireDtype, address_of, decode
 from shard_runtime.handover import Elsewhere
 from shard_runtime.journal import Journal
+from shard_runtime.knock import knock
 from shard_runtime.kv import KvPool
 from shard_runtime.leaving import Drained, Leaving
 from shard_runtime.loading import LoadingLog
@@ -37,7 +29,7 @@ from shard_runtime.messages import Adopt, Drain, LoadSlice, PlanMember
 from shard_runtime.moves import Adoption, Sending, wire_name
 from shard_runtime.picked import Picked
 from shard_runtime.plan import Plan, PlanInvalid, plan_of
-from shard_runtime.signing import ReceiptKey, statement
+from shard_runtime.signing import ReceiptKey
 from shard_runtime.slices import Slice
 from shard_runtime.stage import LOST, Stage
 from shard_runtime.text import load_tokenizer
@@ -250,7 +242,7 @@ class Places:
         plan = plan_of(
             command, self._around.node_id, self._around.axl.peer_id, self._around.receipt_key.address
         )
-        self._knock(plan)
+        knock(plan, self._around.receipt_key, self._around.axl.post)
         begun = time.monotonic()
         mine = plan.members[plan.me]
         kept = self._same_layers(command)
@@ -283,20 +275,6 @@ class Places:
             if _same_weights(epochs[epoch].command, command, self._around.node_id):
                 return epochs[epoch]
         return None
-
-    def _knock(self, plan: Plan) -> None:
-        """Let the mesh find its path to a neighbour while weights are read: an acknowledgement of nothing.
-
-        Only towards later stages: a path takes the mesh longer when both ends look for it at once.
-        """
-        for stage in {plan.upstream, plan.downstream}:
-            if stage > plan.me:
-                header = Header(
-                    VERSION, "ack", plan.pool_id, plan.epoch, "path", 0, 0, 0, plan.my_key, plan.key(stage),
-                    "json", (0,), 0, 1, digest_of(b""), time.time_ns(), 0,
-                )  # fmt: skip
-                signed = msgspec.structs.replace(header, sig=self._around.receipt_key.sign(statement(header)))
-                self._around.axl.post(plan.key(stage), encode(signed, b""))
 
     def _read(self, command: LoadSlice, mine: PlanMember, kept: Slice | None) -> tuple[Path, Slice]:
         model_dir = resolve_model(command.model, self._around.model_dirs, self._around.allow_hub)
