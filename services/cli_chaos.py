@@ -22,7 +22,9 @@ def chaos(
     tokens: Annotated[int, typer.Option(min=8, max=512, help="Tokens of each answer, at most.")] = 32,
     seconds: Annotated[float, typer.Option(min=5, max=3600, help="No question after half of this.")] = 240.0,
     seed: Annotated[int, typer.Option(help="Of the weather: the same seed, the same dice.")] = 0,
-    model: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Model directory.")] = MODEL,
+    model: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Model directory.", show_default="story model")
+    ] = MODEL,
     json: Json = False,
 ) -> None:
     """A fresh network on this machine answers the same questions in clear and in foul weather.
