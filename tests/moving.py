@@ -119,6 +119,11 @@ class Cast:
         task.add_done_callback(self.following.discard)
         return outcome
 
+    def stop_following(self) -> None:
+        """For requests that were cancelled between two rings: nobody says an end of those."""
+        for task in self.following:
+            task.cancel()
+
     def moves(self, outcome: Outcome) -> list[KvMoved]:
         return self.ring.said(KvMoved, request_id=outcome.request_id)
 

@@ -82,3 +82,53 @@ async def test_an_answer_survives_the_drain_of_each_place(
         asked, spare = await drained_at(pool, place, at, spare)
         assert [outcome.ids for outcome in asked] == expected, place
     await workers.unload(pool.pool_id)
+
+
+async def test_a_cancel_in_the_middle_of_a_move_frees_everything_everywhere(
+    workers: Ring, model_dir: Path
+) -> None:
+    """Whichever of the two rings hears it, and however far the move has come."""
+    pool, spare = await cast(workers, model_dir, "float32"), 3
+    for at in range(1, 5):
+        old, epoch = pool.members, pool.epoch
+        leaver = old[at % 3]
+        successor = await pool.prepare(leaver, spare)
+        asked = [await pool.ask(PROMPT, max_tokens=TOKENS) for _ in range(3)]
+        for outcome in asked:
+            await outcome.tokens(at)
+        await pool.drain(successor)
+        for outcome in asked[: at % 3 + 1]:
+            for number, ring_epoch in ((old[0], epoch), (successor[0], epoch + 1)):
+                workers.at_epoch(pool.pool_id, ring_epoch)
+                await workers.cancel(pool.pool_id, outcome.request_id, entry=number)
+        await pool.drained(epoch, old)
+        await workers.queues_empty(60)
+        for outcome in asked[at % 3 + 1 :]:
+            await workers.ended(outcome)
+            assert len(outcome.ids) == TOKENS
+        await workers.kv_free()
+        spare = leaver
+    pool.stop_following()
+    await workers.unload(pool.pool_id)
+
+
+async def test_when_the_successor_takes_nothing_the_answer_goes_on_in_the_old_ring(
+    workers: Ring, model_dir: Path
+) -> None:
+    """No `Adopt` reaches the successor, as if it had died after it loaded."""
+    expected = generated(whole_model(model_dir, "bfloat16"), PROMPT, TOKENS, None).ids
+    pool = await cast(workers, model_dir, "bfloat16")
+    old, leaver = pool.members, pool.members[1]
+    successor = await pool.prepare(leaver, 3)
+    outcome = await pool.ask(PROMPT, max_tokens=TOKENS)
+    await outcome.tokens(5)
+    await pool.drain(successor, adopt=False)
+    ended = await workers.ended(outcome)
+    assert outcome.ids == expected
+    assert ended.epoch == 1
+    assert outcome.moved_to == []
+    assert not pool.moves(outcome)
+    said = await pool.drained(1, old)
+    assert all(report.moved_requests == 0 for report in said)
+    await workers.kv_free()
+    await workers.unload(pool.pool_id)
