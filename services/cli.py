@@ -122,6 +122,18 @@ def bench_shards(
     shards.main(json=json, quick=quick)
 
 
+@bench_app.command("kv")
+def bench_kv(
+    json: Json = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Few rounds: shows only that it runs.")] = False,
+) -> None:
+    """A moved KV against computing it anew, and the pause that a drain makes in an answer."""
+    sys.path.insert(0, str(ROOT))
+    from tests.bench import kv
+
+    kv.main(json=json, quick=quick)
+
+
 cli_network.register(app)
 cli_log.register(app)
 cli_audit.register(app)
