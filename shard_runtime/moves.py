@@ -30,6 +30,9 @@ GROUP = 16
 STILL_NS = 5_000_000_000
 """A successor of which nothing was heard for so long gets no more: the request goes on where it was."""
 
+SILENT_NS = 120_000_000_000
+"""A leaver that says nothing for so long, not even that it is done, sends nothing more."""
+
 Post = Callable[[str, bytes], None]
 
 log = structlog.get_logger()
@@ -172,10 +175,13 @@ class Adoption:
         self.over = asyncio.Event()
         self._compute, self._post = compute, post
         self._adopted: dict[str, _Adopted] = {}
+        self._heard_ns = time.monotonic_ns()
 
     @property
-    def held(self) -> int:
-        return len(self._adopted)
+    def done(self) -> bool:
+        """All that came has been claimed, and nothing more comes: the leaver said so, or is silent."""
+        silent = time.monotonic_ns() - self._heard_ns > SILENT_NS
+        return not self._adopted and (self.over.is_set() or silent)
 
     def let_go(self, rid: str) -> bool:
         """Leave the KV to whoever claims it; whether there was any."""
@@ -187,7 +193,8 @@ class Adoption:
         return True
 
     def take(self, frame: Frame, mesh_sender: str) -> None:
-        for event in self.delivery.take(frame, mesh_sender, time.monotonic_ns()):
+        self._heard_ns = time.monotonic_ns()
+        for event in self.delivery.take(frame, mesh_sender, self._heard_ns):
             self._happened(event)
         self._flush()
 

@@ -188,7 +188,7 @@ class Places:
                 pair, place.kv, around.compute, around.axl.post, around.receipt_key
             )
         coming = adoption
-        await _until(lambda: coming.over.is_set() and not coming.held, ADOPT_WITHIN_S)
+        await _until(lambda: coming.done, ADOPT_WITHIN_S)
         if self._moves.get(key) is coming:
             del self._moves[key]
             coming.leave()

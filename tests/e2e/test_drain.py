@@ -1,8 +1,10 @@
 """An operator leaves in the middle of an answer, and the answer goes on, token for token."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 
 import pytest
 import pytest_asyncio
@@ -132,3 +134,51 @@ async def test_when_the_successor_takes_nothing_the_answer_goes_on_in_the_old_ri
     assert all(report.moved_requests == 0 for report in said)
     await workers.kv_free()
     await workers.unload(pool.pool_id)
+
+
+async def test_a_killed_successor_costs_a_pause_and_nothing_else(workers: Ring, model_dir: Path) -> None:
+    expected = generated(whole_model(model_dir, "float32"), PROMPT, TOKENS, SAMPLED).ids
+    pool = await cast(workers, model_dir, "float32")
+    old, leaver = pool.members, pool.members[2]
+    successor = await pool.prepare(leaver, 3)
+    outcome = await pool.ask(PROMPT, max_tokens=TOKENS, sampling=SAMPLED)
+    await outcome.tokens(5)
+    await workers.workers[3].stop(signal.SIGKILL)
+    await pool.drain(successor)
+    await workers.ended(outcome)
+    assert outcome.ids == expected
+    await pool.drained(1, old)
+    await workers.kv_free()
+    await workers.workers[3].start()
+    held = f"{pool.pool_id}:2"
+    await workers.until("loaded again", lambda: held in workers.alive[workers.workers[3].node_id].pools, 60)
+    await workers.unload(pool.pool_id)
+
+
+async def test_without_moved_kv_the_tokens_are_computed_anew(workers: Ring, model_dir: Path) -> None:
+    """The last resort: a ring that holds nothing of the request gets its tokens, and says the same text."""
+    expected = generated(whole_model(model_dir, "float32"), PROMPT, TOKENS, None).ids
+    pool = await cast(workers, model_dir, "float32")
+    outcome = await workers.generate(
+        pool.pool_id, PROMPT, max_tokens=TOKENS, resume_ids=tuple(expected[:40]), entry=pool.members[0]
+    )
+    assert outcome.ids == expected
+    await workers.kv_free()
+    await workers.unload(pool.pool_id)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+async def test_fifty_drains_at_random_tokens_change_no_token(workers: Ring, model_dir: Path) -> None:
+    """Entry, middle and exit in turns, both dtypes."""
+    random = Random(20_26)
+    for dtype, turns in (("float32", 25), ("bfloat16", 25)):
+        whole = whole_model(model_dir, dtype)  # type: ignore[arg-type]
+        expected = [generated(whole, PROMPT, TOKENS, sampling).ids for sampling in (None, SAMPLED)]
+        pool, spare = await cast(workers, model_dir, dtype), 3  # type: ignore[arg-type]
+        for turn in range(turns):
+            place = list(PLACES)[turn % 3]
+            at = random.randint(1, TOKENS // 2)
+            asked, spare = await drained_at(pool, place, at, spare)
+            assert [outcome.ids for outcome in asked] == expected, (turn, place, at)
+        await workers.unload(pool.pool_id)
