@@ -134,6 +134,7 @@ async def test_generations_under_fire_are_token_identical(house: House, shards: 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("shards", [2, 3])
 async def test_fifty_generations_under_fire_cost_half_again_as_many_frames(house: House, shards: int) -> None:
     questions = await asyncio.to_thread(asked, house.model_dir, 50, 24)
