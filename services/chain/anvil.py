@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
@@ -42,6 +43,18 @@ class AnvilFailed(Exception):
 
     code = "anvil_failed"
     remedy = "computepool doctor; computepool logs anvil"
+
+
+class ChainStateDamaged(Exception):
+    """chain_state_damaged: the local chain's state file is not whole; anvil was killed while it wrote it.
+
+    Without the file the chain starts afresh, and the event log speaks of payments that it does not know.
+    """
+
+    code = "chain_state_damaged"
+    remedy = (
+        "Put a copy of the state directory back, or begin anew: computepool down, then remove the directory"
+    )
 
 
 def binary() -> Path:
@@ -125,6 +138,7 @@ async def prepare(directory: Path) -> tuple[Path, Manifest]:
     """The state file for a chain that lives in `directory` and the manifest of what this program deploys.
 
     A new directory gets the saved state; an old one keeps its own, to which `deploy` may have to add.
+    Raises ChainStateDamaged, and what `saved` raises.
     """
     plan = plan_of(dev_account().address)
     source = await saved(plan)
@@ -134,6 +148,10 @@ async def prepare(directory: Path) -> tuple[Path, Manifest]:
         beside = directory / f"{STATE_FILE}.new.{os.getpid()}"
         shutil.copyfile(source / STATE_FILE, beside)
         beside.replace(state)
+    try:
+        msgspec.json.decode(state.read_bytes())
+    except msgspec.DecodeError as cut:
+        raise ChainStateDamaged(f"{state}: {cut}") from cut
     return state, manifests.read(source / MANIFEST_FILE)
 
 

