@@ -2,23 +2,16 @@
 pragma solidity ^0.8.26;
 
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
-import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
-import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
-import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
-import {Breach, CoalitionConfig, ICoalition, Receipt, Seat} from "./interfaces/ICoalition.sol";
+import {Epochs} from "./coalition/Epochs.sol";
+import {Breach, CoalitionConfig, Receipt} from "./interfaces/ICoalition.sol";
 import {ISessionEscrow} from "./interfaces/ISessionEscrow.sol";
 import {ISessionEscrowFactory} from "./interfaces/ISessionEscrowFactory.sol";
-import {IGdaForwarder, IGdaPool, ISuperToken} from "./interfaces/ISuperfluid.sol";
-import {IUsdc} from "./interfaces/IUsdc.sol";
 
-/// @title Operators who serve a model together (see ICoalition). It holds their bonds and no payer's money.
+/// @title Operators who serve a model together (see ICoalition); here: votes, disputes, slashes. It holds no payer's money.
 /// A bond leaves by two doors: to its operator after the unbonding delay, or by a claim to the session's payer (at
 /// most what that session paid) and the treasury; never to those who vote, rule or call.
-contract Coalition is ICoalition, EIP712, ReentrancyGuardTransient {
-    uint256 private constant ALL_UNITS = 10_000;
+contract Coalition is Epochs {
     uint256 private constant WEI_PER_MICRO = 1e12;
-    bytes32 private constant ACCEPT_TYPEHASH =
-        keccak256("Accept(address coalition,uint256 epoch,uint256 units,bytes32 node,address receiptKey)");
     bytes32 private constant BREACH_TYPEHASH = keccak256(
         "Breach(address session,address operator,uint8 kind,uint256 amount,bytes32 evidenceHash,uint32 failedProbes,uint32 probeWindow,uint256 deadline)"
     );
@@ -39,60 +32,31 @@ contract Coalition is ICoalition, EIP712, ReentrancyGuardTransient {
         uint256 amount;
     }
 
-    IUsdc public immutable usdc;
-    ISuperToken public immutable usdcx;
-    IGdaForwarder public immutable gdaForwarder;
     ISessionEscrowFactory public immutable factory;
     address public immutable treasury;
-    uint256 public immutable sessionLimit;
-    uint64 public immutable longestSession;
-    uint256 public immutable bondNeeded;
     uint256 public immutable counterBond;
     uint64 public immutable disputeWindow;
     uint64 public immutable rulingWindow;
-    uint64 public immutable unbondDelay;
     uint32 public immutable leastProbes;
     uint32 public immutable longestProbeWindow;
     bool public immutable deterministic;
     uint256 public immutable quorum;
     uint256 public immutable arbiterQuorum;
 
-    address public steward;
-    uint256 public epoch;
-    address public gdaPool;
     uint256[5] private _most;
-    mapping(uint256 epoch => address) public gdaPoolOf;
-    mapping(uint256 epoch => uint64 unixSeconds) public endedAt;
-    mapping(uint256 epoch => Seat[]) private _seats;
-    mapping(uint256 epoch => mapping(address receiptKey => address operator)) public operatorOfKey;
-    mapping(address operator => uint256 epoch) public lastEpochOf;
-    mapping(address operator => uint256) public bondOf;
-    mapping(address operator => uint256) public lockedOf;
-    mapping(address operator => uint256) public unbondingOf;
-    mapping(address operator => uint64) public withdrawableAt;
-    mapping(address operator => bool) public isEvicted;
     mapping(address account => bool) public isAttestor;
     mapping(address account => bool) public isArbiter;
     mapping(uint256 claimId => Claim) private _claims;
     mapping(bytes32 cause => uint256 claimId) private _claimOf;
     mapping(address session => uint256) public repaidTo;
-    mapping(address to => uint256) public owedTo;
     uint256 public claimCount;
 
-    constructor(CoalitionConfig memory config) EIP712("ComputePool Coalition", "1") {
-        usdc = IUsdc(config.usdc);
-        usdcx = ISuperToken(config.usdcx);
-        gdaForwarder = IGdaForwarder(config.gdaForwarder);
+    constructor(CoalitionConfig memory config) Epochs(config) {
         factory = ISessionEscrowFactory(config.factory);
-        steward = config.steward;
         treasury = config.treasury;
-        sessionLimit = config.sessionLimit;
-        longestSession = config.longestSession;
-        bondNeeded = config.leastBond > config.sessionLimit ? config.leastBond : config.sessionLimit;
         counterBond = config.counterBond;
         disputeWindow = config.disputeWindow;
         rulingWindow = config.rulingWindow;
-        unbondDelay = config.unbondDelay;
         leastProbes = config.leastProbes;
         longestProbeWindow = config.longestProbeWindow;
         deterministic = config.deterministic;
@@ -118,145 +82,6 @@ contract Coalition is ICoalition, EIP712, ReentrancyGuardTransient {
             if (accounts[i] == address(0) || known[accounts[i]]) revert ConfigInvalid();
             known[accounts[i]] = true;
         }
-    }
-
-    modifier onlySteward() {
-        if (msg.sender != steward) revert NotSteward();
-        _;
-    }
-
-    function handOver(address next) external onlySteward {
-        if (next == address(0)) revert ConfigInvalid();
-        steward = next;
-        emit HandedOver(next);
-    }
-
-    // ---- epochs
-
-    function openEpoch(Seat[] calldata seats, bytes[] calldata consents)
-        external
-        onlySteward
-        nonReentrant
-        returns (uint256 opened, address made)
-    {
-        if (seats.length != consents.length) revert ConfigInvalid();
-        if (gdaPool != address(0)) _endEpoch();
-        opened = ++epoch;
-        (, made) = gdaForwarder.createPool(usdcx, address(this), IGdaForwarder.PoolConfig(false, true));
-        uint256 total;
-        for (uint256 i = 0; i < seats.length; ++i) {
-            _seat(opened, made, seats[i], consents[i]);
-            total += seats[i].units;
-        }
-        if (total != ALL_UNITS) revert UnitsInvalid(total);
-        gdaPool = made;
-        gdaPoolOf[opened] = made;
-        emit EpochOpened(opened, made, seats.length);
-    }
-
-    function _seat(uint256 opened, address made, Seat calldata seat, bytes calldata consent) private {
-        address operator = seat.operator;
-        if (seat.units == 0) revert UnitsInvalid(0);
-        if (isEvicted[operator]) revert OperatorEvicted(operator);
-        uint256 free = _free(operator);
-        free = free > unbondingOf[operator] ? free - unbondingOf[operator] : 0;
-        if (free < bondNeeded) revert BondTooSmall(operator, free, bondNeeded);
-        bytes32 hash = keccak256(
-            abi.encode(
-                ACCEPT_TYPEHASH, address(this), opened, uint256(seat.units), seat.node, seat.receiptKey
-            )
-        );
-        if (
-            operatorOfKey[opened][seat.receiptKey] != address(0)
-                || !SignatureChecker.isValidSignatureNow(operator, _hashTypedDataV4(hash), consent)
-        ) revert ConsentInvalid(operator);
-        operatorOfKey[opened][seat.receiptKey] = operator;
-        uint128 held = lastEpochOf[operator] == opened ? IGdaPool(made).getUnits(operator) : 0;
-        lastEpochOf[operator] = opened;
-        _seats[opened].push(seat);
-        gdaForwarder.updateMemberUnits(made, operator, held + seat.units, "");
-        emit Seated(opened, operator, seat.node, seat.units, seat.receiptKey);
-    }
-
-    function endEpoch() external onlySteward {
-        if (gdaPool == address(0)) revert NoEpoch();
-        _endEpoch();
-    }
-
-    function _endEpoch() private {
-        gdaPool = address(0);
-        endedAt[epoch] = uint64(block.timestamp);
-        emit EpochEnded(epoch);
-    }
-
-    function _isSeated(address operator) private view returns (bool) {
-        return gdaPool != address(0) && lastEpochOf[operator] == epoch;
-    }
-
-    function seatsOf(uint256 of_) external view returns (Seat[] memory) {
-        return _seats[of_];
-    }
-
-    // ---- bonds
-
-    function bond(address operator, uint256 amount) external nonReentrant {
-        if (!usdc.transferFrom(msg.sender, address(this), amount)) revert AmountInvalid();
-        _credit(operator, amount);
-    }
-
-    function bondWithAuthorization(
-        address from,
-        uint256 amount,
-        uint256 validAfter,
-        uint256 validBefore,
-        bytes32 nonce,
-        bytes calldata signature
-    ) external nonReentrant {
-        usdc.receiveWithAuthorization(from, address(this), amount, validAfter, validBefore, nonce, signature);
-        _credit(from, amount);
-    }
-
-    function _credit(address operator, uint256 amount) private {
-        bondOf[operator] += amount;
-        emit Bonded(operator, amount, bondOf[operator]);
-    }
-
-    function requestUnbond(uint256 amount) external {
-        uint256 asked = unbondingOf[msg.sender] + amount;
-        if (amount == 0 || asked > bondOf[msg.sender]) revert AmountInvalid();
-        unbondingOf[msg.sender] = asked;
-        withdrawableAt[msg.sender] = uint64(block.timestamp) + unbondDelay;
-        emit UnbondRequested(msg.sender, asked, withdrawableAt[msg.sender]);
-    }
-
-    function withdrawBond() external nonReentrant {
-        address operator = msg.sender;
-        uint256 amount = unbondingOf[operator];
-        uint256 free = _free(operator);
-        uint64 from = withdrawableAt[operator];
-        if (_isSeated(operator)) {
-            free = free > bondNeeded ? free - bondNeeded : 0;
-        } else {
-            // What was done in the last second of an epoch can be claimed for as long as anything before.
-            uint64 left = endedAt[lastEpochOf[operator]];
-            if (left != 0 && left + unbondDelay > from) from = left + unbondDelay;
-        }
-        if (amount > free) amount = free;
-        if (amount == 0) revert NothingToWithdraw();
-        if (block.timestamp < from) revert TooEarly(from);
-        unbondingOf[operator] -= amount;
-        bondOf[operator] -= amount;
-        emit BondWithdrawn(operator, amount);
-        _pay(operator, amount);
-    }
-
-    function _free(address operator) private view returns (uint256) {
-        return bondOf[operator] - lockedOf[operator];
-    }
-
-    function readmit(address operator) external onlySteward {
-        isEvicted[operator] = false;
-        emit Readmitted(operator);
     }
 
     // ---- breaches
@@ -405,23 +230,6 @@ contract Coalition is ICoalition, EIP712, ReentrancyGuardTransient {
         emit Slashed(claimId, operator, claim.payer, toPayer, taken - toPayer);
         _pay(claim.payer, toPayer);
         _pay(treasury, taken - toPayer);
-    }
-
-    function withdrawOwed(address to) external nonReentrant {
-        uint256 amount = owedTo[to];
-        if (amount == 0) revert NothingToWithdraw();
-        owedTo[to] = 0;
-        if (!usdc.transfer(to, amount)) revert NothingToWithdraw();
-    }
-
-    /// A payee that the token refuses does not keep a claim from being executed.
-    function _pay(address to, uint256 amount) private {
-        if (amount == 0) return;
-        try usdc.transfer(to, amount) returns (bool done) {
-            if (done) return;
-        } catch {}
-        owedTo[to] += amount;
-        emit PaymentHeld(to, amount);
     }
 
     function _in(uint256 claimId, ClaimState wanted) private view returns (Claim storage claim) {
