@@ -23,6 +23,8 @@ FIRST_CONTROL_RTO_NS = 300_000_000
 """Control frames are confirmed before anything is computed, so silence means loss."""
 MIN_RTO_NS = 100_000_000
 MAX_RTO_NS = 1_000_000_000
+LONGEST_RTO_NS = 2_000_000_000
+"""Also after measurements on a machine so busy that they scatter over seconds."""
 PATIENT = 4
 """How much longer a stage waits when another asks."""
 GIVE_UP_NS = 120_000_000_000
@@ -132,8 +134,9 @@ class Outbox:
 
     def _rto_ns(self, frame: Outstanding) -> int:
         if frame.kind == "control":
-            return self._controls[frame.peer].patience_ns(MIN_RTO_NS, FIRST_CONTROL_RTO_NS)
-        rto_ns = self._rings[frame.peer].patience_ns(MIN_RTO_NS, FIRST_RTO_NS)
+            control_ns = self._controls[frame.peer].patience_ns(MIN_RTO_NS, FIRST_CONTROL_RTO_NS)
+            return min(control_ns, LONGEST_RTO_NS)
+        rto_ns = min(self._rings[frame.peer].patience_ns(MIN_RTO_NS, FIRST_RTO_NS), LONGEST_RTO_NS)
         if frame.n > 1:
             rto_ns = max(rto_ns, FIRST_RTO_NS)
         return PATIENT * rto_ns if frame.patient else rto_ns
