@@ -131,6 +131,10 @@ class Delivery:
         request = self._requests.get(rid)
         return None if request is None else request.touched_ns
 
+    def has_ended(self, rid: str) -> bool:
+        """Whether this request was closed here; of the last few thousand."""
+        return rid in self._ended
+
     @property
     def quiet(self) -> bool:
         """Nothing is waiting to be acknowledged, sent or put together."""

@@ -166,14 +166,18 @@ class _Adopted:
 
 
 class Adoption:
-    """The successor's end (stage 1). A request's KV stays here until its stage in the new ring claims it."""
+    """The successor's end (stage 1). A request's KV stays here until its stage in the new ring claims it.
+
+    `is_over`: has the new ring ended this request already? Then nobody would ever claim what comes.
+    """
 
     def __init__(
-        self, plan: Plan, kv: KvPool, compute: ComputeThread, post: Post, receipt_key: ReceiptKey
-    ) -> None:
+        self, plan: Plan, kv: KvPool, compute: ComputeThread, post: Post, receipt_key: ReceiptKey,
+        is_over: Callable[[str], bool],
+    ) -> None:  # fmt: skip
         self.plan, self.kv, self.delivery = plan, kv, Delivery(plan, time.time_ns, receipt_key, CREDITS, "kv")
         self.over = asyncio.Event()
-        self._compute, self._post = compute, post
+        self._compute, self._post, self._is_over = compute, post, is_over
         self._adopted: dict[str, _Adopted] = {}
         self._heard_ns = time.monotonic_ns()
 
@@ -245,7 +249,7 @@ class Adoption:
             self.delivery.count["bad_control"] += 1
             return
         self.delivery.confirm(0, rid, OPEN, b"")
-        adopted = self._adopted[rid] = _Adopted(tokens)
+        adopted = self._adopted[rid] = _Adopted(tokens, refused=self._is_over(rid))
 
         def fresh() -> KvSlot:
             slot = self.kv.acquire(rid)
@@ -269,12 +273,15 @@ class Adoption:
                 adopted.early.clear()
             self._flush()
 
-        self._compute.submit(fresh, done)
+        if not adopted.refused:
+            self._compute.submit(fresh, done)
         for early in self.delivery.open(rid, time.monotonic_ns()):
             self._happened(early)
 
     def _block(self, block: Arrived, adopted: _Adopted) -> None:
         slot = adopted.slot
+        if adopted.refused:
+            return
         if slot is None:
             adopted.early.append(block)
             return

@@ -185,8 +185,9 @@ class Places:
             pair = Plan(key[0], command.epoch, (command.leaver, plan.members[plan.me]), 1)
             around = self._around
             adoption = self._moves[key] = Adoption(
-                pair, place.kv, around.compute, around.axl.post, around.receipt_key
-            )
+                pair, place.kv, around.compute, around.axl.post, around.receipt_key,
+                place.stage.delivery.has_ended,
+            )  # fmt: skip
         coming = adoption
         await _until(lambda: coming.done, ADOPT_WITHIN_S)
         if self._moves.get(key) is coming:
