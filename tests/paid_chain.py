@@ -3,6 +3,7 @@
 What operators receive is read from their gda_pool, never computed. Knows nothing of the event log.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,11 +72,13 @@ class PaidChain:
         await self.send(self.admin, self.usdc, mint)
 
     async def send(self, sender: str, to: str, data: bytes) -> Receipt:
-        """From one of anvil's own accounts; mined at once."""
+        """From one of anvil's own accounts; returns when it is mined."""
         gas = await self.rpc.estimate(sender, to, data)
         asked = {"from": sender, "to": to, "data": "0x" + data.hex(), "gas": hex(gas * 2)}
-        receipt = await self.rpc.receipt(await self.rpc.ask("eth_sendTransaction", asked))
-        assert receipt is not None
+        tx = await self.rpc.ask("eth_sendTransaction", asked)
+        async with asyncio.timeout(30):
+            while (receipt := await self.rpc.receipt(tx)) is None:
+                await asyncio.sleep(0.02)
         assert receipt.succeeded
         return receipt
 

@@ -95,6 +95,13 @@ TABLE: dict[str, Answered] = {
     "not_the_entry": Answered(409, False),
     "request_already_ended": Answered(409, False),
     "ending_inconsistent": Answered(409, False),
+    "not_the_leaver": Answered(409, False),
+    "payment_missing": Answered(402, False),
+    "payment_unequal": Answered(409, False),
+    "concurrency_exceeded": Answered(429, True),
+    "stream_unknown": Answered(404, False),
+    "stream_terms_differ": Answered(409, False),
+    "stream_fact_inconsistent": Answered(409, False),
     "event_invalid": Answered(400, False),
 }
 """The one table. A code that is not here may not leave the gateway (a test walks them all)."""

@@ -212,8 +212,9 @@ async def test_a_zombie_of_an_old_epoch_changes_nothing(house: House) -> None:
     outcome = await house.shards.ask(first)
     await outcome.tokens(5)
     zombie.deaf_to = zombie.cut = {"*"}
-    await house.shards.load(house.model_dir, CUTS[2], pool_id=pool_id, epoch=2)
+    await house.shards.cancel(pool_id, first.request_id, reason="node_lost")  # as if the exit had been lost
     await house.shards.ended(outcome)
+    await house.shards.load(house.model_dir, CUTS[2], pool_id=pool_id, epoch=2)
     had = tuple(outcome.ids)
     assert outcome.error_code == "shard_lost"
     assert had == tuple(long.says[: len(had)])
