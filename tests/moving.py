@@ -100,13 +100,16 @@ class Cast:
             leaving = Drain(new_id(), self.pool_id, before, self.epoch, self.plan(self.members))
             await dispatch.send(self.ring.orchestrator, self._id(number), leaving)
 
-    async def drained(self, epoch: int, members: Sequence[int]) -> list[SliceDrained]:
+    async def drained(self, epoch: int, members: Sequence[int], deadline_s: float = 60) -> list[SliceDrained]:
         """Wait until all members of an old epoch have left it; what they said."""
 
         def said() -> list[SliceDrained]:
             return self.ring.said(SliceDrained, pool_id=self.pool_id, epoch=epoch)
 
-        await self.ring.until("drained", lambda: len({r.node_id for r in said()}) == len(members), 60)
+        def all_have() -> bool:
+            return len({report.node_id for report in said()}) == len(members)
+
+        await self.ring.until("drained", all_have, deadline_s)
         return said()
 
     async def ask(self, prompt: Sequence[int], **options: object) -> Outcome:

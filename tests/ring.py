@@ -232,7 +232,8 @@ class Ring:
                 )
                 if not info.num_pending and not info.num_ack_pending:
                     break
-                assert time.monotonic() < deadline, f"commands of {worker.node_id} are not done: {info}"
+                done = f"commands of {worker.node_id} are not done: {info}\n{worker.log_text()[-2500:]}"
+                assert time.monotonic() < deadline, done
                 await asyncio.sleep(0.05)
 
     async def kv_free(self) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from tests.exact.generation import generated, whole_model
 from tests.exact.models import make_model
 from tests.outcome import Outcome
 from tests.ring import Ring, new_id, ring
+from tests.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -215,6 +216,7 @@ async def test_a_zombie_of_an_old_epoch_changes_nothing(house: House) -> None:
     await house.shards.cancel(pool_id, first.request_id, reason="node_lost")  # as if the exit had been lost
     await house.shards.ended(outcome)
     await house.shards.load(house.model_dir, CUTS[2], pool_id=pool_id, epoch=2)
+    await leave_epoch_1(house, pool_id, house.shards.workers[:2])
     had = tuple(outcome.ids)
     assert outcome.error_code == "shard_lost"
     assert had == tuple(long.says[: len(had)])
@@ -236,9 +238,14 @@ async def test_a_zombie_of_an_old_epoch_changes_nothing(house: House) -> None:
     assert second.ids == long.says
     zombie.deaf_to = set()
     house.had_a_zombie = True  # its frames are counted by the entry's place of this pool, which stays
-    leave = UnloadSlice(new_id(), pool_id, 1)
-    await dispatch.send(house.shards.orchestrator, house.shards.workers[2].node_id, leave)
+    await leave_epoch_1(house, pool_id, house.shards.workers[2:])
     await house.shards.kv_free()
+
+
+async def leave_epoch_1(house: House, pool_id: str, workers: Sequence[WorkerProcess]) -> None:
+    for worker in workers:
+        await dispatch.send(house.shards.orchestrator, worker.node_id, UnloadSlice(new_id(), pool_id, 1))
+    await house.shards.queues_empty()
 
 
 async def test_damage_is_detected_and_never_computed_on(house: House) -> None:
