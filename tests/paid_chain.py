@@ -3,7 +3,6 @@
 What operators receive is read from their gda_pool, never computed. Knows nothing of the event log.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from services.chain import abi, anvil
 from services.chain.artifacts import CONTRACTS, read_json
 from services.chain.manifest import Manifest
 from services.chain.rpc import Log, Receipt, Rpc
+from services.chain.transactions import receipt_of
 from tests.anvil import next_at
 
 UNITS = {"0x" + "11" * 20: 6250, "0x" + "22" * 20: 3750}
@@ -56,6 +56,7 @@ class PaidChain:
         forwarder = self.manifest.at("GDAv1Forwarder")
         code = read_json(CONTRACTS / "out" / "SessionWorld.sol" / "PlainCoalition.json")["bytecode"]["object"]
         made = await self.rpc.ask("eth_sendTransaction", {"from": self.admin, "data": code})
+        await receipt_of(self.rpc, made, 30)
         self.coalition = (await self.rpc.ask("eth_getTransactionReceipt", made))["contractAddress"]
         signature = "createPool(address,address,(bool,bool))"
         asked = abi.call(signature, self.manifest.at("USDCx"), self.admin, (False, True))
@@ -75,10 +76,7 @@ class PaidChain:
         """From one of anvil's own accounts; returns when it is mined."""
         gas = await self.rpc.estimate(sender, to, data)
         asked = {"from": sender, "to": to, "data": "0x" + data.hex(), "gas": hex(gas * 2)}
-        tx = await self.rpc.ask("eth_sendTransaction", asked)
-        async with asyncio.timeout(30):
-            while (receipt := await self.rpc.receipt(tx)) is None:
-                await asyncio.sleep(0.02)
+        receipt = await receipt_of(self.rpc, await self.rpc.ask("eth_sendTransaction", asked), 30)
         assert receipt.succeeded
         return receipt
 

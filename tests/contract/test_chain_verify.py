@@ -11,6 +11,7 @@ from services.chain.contract import Contract
 from services.chain.contracts import plan_of
 from services.chain.deployer import Deployer
 from services.chain.networks import network_of
+from services.chain.transactions import receipt_of
 from services.chain.verification import Finding, verify
 from tests.anvil import deployed_chain
 
@@ -64,7 +65,7 @@ async def test_a_setting_that_was_changed_afterwards_is_named() -> None:
             "to": genesis.address,
             "data": "0x" + genesis.calldata("exec", governance, data).hex(),
         }
-        await rpc.ask("eth_sendTransaction", request)
+        await receipt_of(rpc, await rpc.ask("eth_sendTransaction", request), 30)
         verdict = await verify(rpc, manifest, quick=True)
         assert verdict.setup == ("set the buffer of USDCx",)
         assert not verdict.well
