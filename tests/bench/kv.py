@@ -5,11 +5,9 @@ prints one JSON object last and keeps it in `tests/bench/results/`.
 """
 
 import asyncio
-import json as jsonlib
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -21,11 +19,11 @@ from shard_runtime.kv import KvSlot
 from shard_runtime.moves import blocks
 from shard_runtime.slices import Slice
 from shard_runtime.weights import manifest_of
+from tests.bench.report import report
 from tests.exact.models import make_model
 from tests.moving import Cast
 from tests.ring import ring
 
-RESULTS = Path(__file__).parent / "results"
 TOKENS = 1035
 ROUNDS = 9
 DRAINS = 6
@@ -131,19 +129,7 @@ async def measure(say: Any, quick: bool = False) -> dict[str, object]:
 
 def main(json: bool = False, quick: bool = False) -> None:
     """Print what is measured as it comes (to stderr with `json`), one JSON object last on stdout; keep it."""
-    begun = time.monotonic()
-
-    def say(text: str) -> None:
-        print(text, file=sys.stderr if json else sys.stdout, flush=True)
-
-    found = asyncio.run(measure(say, quick))
-    found["seconds"] = round(time.monotonic() - begun, 1)
-    found["date"] = datetime.now(UTC).isoformat(timespec="seconds")
-    if not quick:
-        RESULTS.mkdir(exist_ok=True)
-        kept = RESULTS / f"kv-{datetime.now(UTC):%Y-%m-%d}.json"
-        kept.write_text(jsonlib.dumps(found, indent=1) + "\n")
-    print(jsonlib.dumps(found))
+    report("kv", measure, json, quick)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,10 @@ between medians of rounds that alternate; results are kept in `tests/bench/resul
 """
 
 import asyncio
-import json as jsonlib
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -20,11 +17,11 @@ from typing import Any
 from tests.bench.hops import measure_hops
 from tests.bench.memory import measure_memory
 from tests.bench.reference import Reference
+from tests.bench.report import report
 from tests.exact.models import make_model
 from tests.outcome import Outcome
 from tests.ring import Ring, ring
 
-RESULTS = Path(__file__).parent / "results"
 Say = Callable[[str], None]
 DIFFERENT = "the ring does not say what generate says"
 PROMPT = [(11 * number) % 300 + 3 for number in range(64)]
@@ -143,19 +140,7 @@ async def measure(say: Say, quick: bool = False) -> dict[str, object]:
 
 def main(json: bool = False, quick: bool = False) -> None:
     """Print what is measured as it comes (to stderr with `json`), one JSON object last on stdout; keep it."""
-    begun = time.monotonic()
-
-    def say(text: str) -> None:
-        print(text, file=sys.stderr if json else sys.stdout, flush=True)
-
-    found = asyncio.run(measure(say, quick))
-    found["seconds"] = round(time.monotonic() - begun, 1)
-    found["date"] = datetime.now(UTC).isoformat(timespec="seconds")
-    if not quick:
-        RESULTS.mkdir(exist_ok=True)
-        kept = RESULTS / f"shards-{datetime.now(UTC):%Y-%m-%d}.json"
-        kept.write_text(jsonlib.dumps(found, indent=1) + "\n")
-    print(jsonlib.dumps(found))
+    report("shards", measure, json, quick)
 
 
 if __name__ == "__main__":
