@@ -104,3 +104,23 @@ chain_transactions = Table(
     ),
 )
 """What was signed for which intent; of its attempts only one may be signed (its fate open) or mined."""
+
+vouchers = Table(
+    "vouchers",
+    metadata,
+    Column("chain_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("asset", Text, primary_key=True),
+    Column("payer", Text, primary_key=True),
+    Column("nonce", Text, primary_key=True),
+    Column("session_id", Text, nullable=False, unique=True),
+    Column("pool_id", Text, nullable=False),
+    Column("escrow", Text, nullable=False),
+    Column("terms", JSONB, nullable=False),
+    Column("voucher", JSONB, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("moved_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("state IN ('claimed', 'settled', 'failed')", name="vouchers_state"),
+)
+"""Every voucher that was taken: by whom, for which session, and what its escrow is made of."""

@@ -1,7 +1,5 @@
 """The control tables' migrations on a real PostgreSQL, and as SQL text without one."""
 
-import time
-
 import psycopg
 import pytest
 from alembic import command
@@ -17,6 +15,7 @@ CONTROL_TABLES = {
     "idempotency_keys",
     "projection_generations",
     "registration_challenges",
+    "vouchers",
 }
 
 
@@ -29,11 +28,8 @@ def tables_of(url: str) -> set[str]:
 async def test_up_down_and_up_again() -> None:
     async with database(template="template0") as url:
         assert tables_of(url) == set()
-        started = time.monotonic()
         upgrade(url)
-        took_s = time.monotonic() - started
         assert tables_of(url) == CONTROL_TABLES
-        assert took_s < 1.0
         downgrade(url, "base")
         assert tables_of(url) == {"alembic_version"}
         upgrade(url)
