@@ -3,12 +3,18 @@
 Knows nothing of sessions, of how layers are cut (`events.planning`) or of Superfluid.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, assert_never
 
 import msgspec
 from msgspec.structs import replace as replace_shard
 
+from events.coalition import CoalitionDiffers as CoalitionDiffers
+from events.coalition import CoalitionEpochStale as CoalitionEpochStale
+from events.coalition import CoalitionOpened as CoalitionOpened
+from events.coalition import OpenCoalition as OpenCoalition
+from events.coalition import Openings
+from events.coalition import PoolIsFree as PoolIsFree
 from events.kernel import Decider, Event, Hash, Ulid, Wei
 from events.pool_refusals import MemberNotAccepted as MemberNotAccepted
 from events.pool_refusals import NodeNotUsable as NodeNotUsable
@@ -127,6 +133,7 @@ PoolEvent = (
     | EpochChanged
     | ShardReplaced
     | DrainBlocked
+    | CoalitionOpened
     | Retired
 )
 
@@ -201,6 +208,7 @@ PoolCommand = (
     | ReplaceShard
     | BlockDrain
     | ReportDrained
+    | OpenCoalition
     | Retire
 )
 
@@ -227,6 +235,7 @@ class Forming:
     """(epoch, leaver, successor) of nodes that have not said yet that they have left."""
     blocked: frozenset[tuple[str, str]] = frozenset()
     """(node, detail) of drains that were told to be impossible since the last plan."""
+    openings: Openings = field(default_factory=Openings)
 
 
 @dataclass(frozen=True)
@@ -239,7 +248,7 @@ PoolState = Absent | Forming | Closed
 
 
 def decide(command: PoolCommand, state: PoolState) -> tuple[PoolEvent, ...]:
-    """Raises PoolAlreadyProposed, PoolUnknown, PoolRetired, PlanInvalid, MemberNotAccepted, WeightsDiffer."""
+    """Raises the classes of `events.pool_refusals`, and what `Openings.decide` raises."""
     match state:
         case Absent():
             if isinstance(command, Propose):
@@ -283,6 +292,9 @@ def _decide_forming(command: PoolCommand, state: Forming) -> tuple[PoolEvent, ..
                 for left, leaver, successor in state.leaving
                 if (left, leaver) == (epoch, node_id)
             )
+        case OpenCoalition(opened):
+            epochs = {plan.epoch for plan in (state.plan, state.serving) if plan is not None}
+            return state.openings.decide(opened, state.terms.price_wei_per_s, epochs)
         case Retire(reason):
             return (Retired(reason),)
         case _:
@@ -361,6 +373,8 @@ def evolve(state: PoolState, event: PoolEvent) -> PoolState:
             return replace(state, leaving=state.leaving - {(epoch, node_id, successor_id)})
         case DrainBlocked(node_id, _, detail):
             return replace(state, blocked=state.blocked | {(node_id, detail)})
+        case CoalitionOpened():
+            return replace(state, openings=state.openings.after(event))
         case Retired():
             return Closed(state.terms, state.plan)
         case _:

@@ -45,10 +45,13 @@ def changes_of(recorded: Recorded, event: pool.PoolEvent) -> tuple[Change, ...]:
             return (ready, put())
         case pool.ShardFailed(epoch, node_id, code):
             return (put_shard(epoch, node_id, state="failed", error_code=code), put())
-        case pool.Activated(epoch, gda_pool, inft_id):
-            return (put(serving_epoch=epoch, gda_pool=gda_pool, inft_id=inft_id),)
-        case pool.EpochChanged(epoch, gda_pool):
-            return (put(serving_epoch=epoch, gda_pool=gda_pool),)
+        case pool.Activated(epoch, _, inft_id):
+            return (put(serving_epoch=epoch, inft_id=inft_id),)
+        case pool.EpochChanged(epoch):
+            return (put(serving_epoch=epoch),)
+        case pool.CoalitionOpened(coalition, _, epoch, chain_epoch, gda_pool):
+            paid = put(coalition=coalition, gda_pool=gda_pool, paid_epoch=epoch, chain_epoch=chain_epoch)
+            return (paid,)
         case pool.ShardReplaced(epoch, node_id):
             return (put_shard(epoch, node_id, state="replaced"), put())
         case pool.DrainBlocked(node_id, code, detail):
@@ -66,7 +69,10 @@ def _proposed(recorded: Recorded, event: pool.Proposed) -> dict[str, object]:
         "plan_explanation": None,
         "drain_blocked": None,
         "serving_epoch": None,
+        "coalition": None,
         "gda_pool": None,
+        "paid_epoch": None,
+        "chain_epoch": None,
         "inft_id": None,
         "retired": False,
         "reason": None,

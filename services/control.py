@@ -54,6 +54,13 @@ class PlanPool(_Ask, frozen=True, tag="plan_pool"):
     node_ids: tuple[str, ...] = ()
 
 
+class OpenCoalition(_Ask, frozen=True, tag="open_coalition"):
+    """Already found on the chain by the gateway."""
+
+    pool_id: str
+    opened: pool.CoalitionOpened
+
+
 class RetirePool(_Ask, frozen=True, tag="retire_pool"):
     pool_id: str
     reason: str
@@ -63,7 +70,17 @@ class Ping(_Ask, frozen=True, tag="ping"):
     """Is an orchestrator there? Answers with the log sequence it has reacted up to."""
 
 
-Ask = Ping | RegisterNode | DrainNode | RetireNode | ProposePool | AcceptMember | PlanPool | RetirePool
+Ask = (
+    Ping
+    | RegisterNode
+    | DrainNode
+    | RetireNode
+    | ProposePool
+    | AcceptMember
+    | PlanPool
+    | OpenCoalition
+    | RetirePool
+)
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -270,6 +270,8 @@ class Orchestrator:
                 return "pool", pool_id, pool.Propose(proposed)
             case control.AcceptMember(pool_id, node_id, signature):
                 return "pool", pool_id, pool.AcceptMember(node_id, signature)
+            case control.OpenCoalition(pool_id, opened):
+                return "pool", pool_id, pool.OpenCoalition(opened)
             case control.RetirePool(pool_id, reason):
                 return "pool", pool_id, pool.Retire(reason)
             case control.PlanPool(pool_id, node_ids):

@@ -1,10 +1,12 @@
 """What a pool's decider decides."""
 
+import msgspec
 import pytest
 
 from events import pool
 from events.pool import pool as decider
 from tests.aggregates import digest, proposed, shard, ulid
+from tests.money import ref
 from tests.spec.scenario import given
 
 TERMS = proposed()
@@ -174,3 +176,33 @@ def test_a_retired_pool_stays_retired() -> None:
     assert given(decider, *SERVING).when(pool.Retire("done")).then(gone) == pool.Closed(TERMS, PLAN)
     given(decider, *SERVING, gone).when(pool.Retire("done")).nothing()
     given(decider, *SERVING, gone).when(pool.AdoptPlan(SHARDS, "")).refused(pool.PoolRetired)
+
+
+OPENED = pool.CoalitionOpened("0x" + "c0" * 20, 31337, 1, 1, "0x" + "1a" * 20, ref(7))
+PRICED = tuple(proposed(price_wei_per_s="5") if event is TERMS else event for event in CHANGED)
+
+
+def test_a_priced_pool_learns_once_what_pays_the_operators_of_a_plan() -> None:
+    """And may be told of a plan that is served as well as of one that is being loaded."""
+    loading = PRICED[: PRICED.index(READY[0])]
+    given(decider, *loading).when(pool.OpenCoalition(OPENED)).then(OPENED)
+    given(decider, *loading, OPENED).when(pool.OpenCoalition(OPENED)).nothing()
+    serving = PRICED[: PRICED.index(SUCCEEDED) + 1]
+    given(decider, *serving).when(pool.OpenCoalition(OPENED)).then(OPENED)
+    later = msgspec.structs.replace(OPENED, epoch=2, chain_epoch=2, gda_pool="0x" + "2b" * 20)
+    state = given(decider, *PRICED, OPENED).when(pool.OpenCoalition(later)).then(later)
+    assert isinstance(state, pool.Forming)
+    assert state.openings.coalition == OPENED.coalition
+    paid = [state.openings.gda_pool_of(epoch) for epoch in (1, 2, 3)]
+    assert paid == [OPENED.gda_pool, later.gda_pool, None]
+
+
+def test_a_coalition_that_can_not_be_the_pools_is_refused() -> None:
+    later = msgspec.structs.replace(OPENED, epoch=2, chain_epoch=2)
+    other = msgspec.structs.replace(OPENED, epoch=2, coalition="0x" + "dd" * 20)
+    given(decider, *SERVING).when(pool.OpenCoalition(OPENED)).refused(pool.PoolIsFree)
+    given(decider, *PRICED).when(pool.OpenCoalition(OPENED)).refused(pool.CoalitionEpochStale)
+    given(decider, *PRICED, later).when(pool.OpenCoalition(other)).refused(pool.CoalitionDiffers)
+    older = msgspec.structs.replace(later, chain_epoch=1)
+    given(decider, *PRICED, later).when(pool.OpenCoalition(older)).refused(pool.CoalitionEpochStale)
+    given(decider, *PRICED, pool.Retired("")).when(pool.OpenCoalition(later)).refused(pool.PoolRetired)

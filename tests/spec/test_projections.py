@@ -10,6 +10,7 @@ from events.kernel import Event
 from projections.changes import Batch, ProjectionBroken
 from projections.read_model import fold
 from projections.tables import KEYS
+from tests.money import ref
 
 A, B, REQUEST = "01k0000000000000000000000a", "01k0000000000000000000000b", "01k0000000000000000000000r"
 HASH = "ab" * 32
@@ -77,6 +78,22 @@ def test_a_pool_serves_its_old_epoch_until_the_new_one_is_ready() -> None:
     assert row(rows, "pool_shards", B, 2, B)["state"] == "ready"
     assert row(rows, "pool_shards", B, 2, B)["error_code"] is None
     assert row(rows, "pool_shards", B, 2, B)["ring_index"] == 1
+
+
+def test_a_pool_shows_which_contract_pays_the_operators_of_which_plan() -> None:
+    shards = (pool.Shard(A, HASH, 0, 8, 10_000),)
+    opened = pool.CoalitionOpened("0x" + "c0" * 20, 31337, 1, 4, "0x" + "1a" * 20, ref(7))
+    planned = (
+        PROPOSED,
+        pool.MemberAccepted(A, "signed"),
+        pool.Planned(1, shards, ""),
+        pool.ShardReady(1, A, 1),
+    )
+    for events in ((*planned, pool.Activated(1), opened), (*planned, opened, pool.Activated(1))):
+        found = row(given("pool", *events), "pools", B)
+        assert (found["coalition"], found["gda_pool"]) == (opened.coalition, opened.gda_pool)
+        assert (found["paid_epoch"], found["chain_epoch"], found["serving_epoch"]) == (1, 4, 1)
+    assert row(given("pool", *planned), "pools", B)["coalition"] is None
 
 
 def test_a_pool_shows_a_blocked_drain_until_the_next_plan_and_who_has_left() -> None:
