@@ -19,6 +19,7 @@ from x402.schemas import PaymentRequirements as X402Requirements
 from services.chain import abi, anvil
 from services.facilitator import server
 from services.facilitator.verify import PaymentInvalid, transfer
+from services.payer import Payer
 from tests.paying import PAYEE, Till, paid, signed_anew, till
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -40,6 +41,12 @@ async def test_what_x402_own_client_signs_is_settled_where_the_chain_says(shop: 
     receipt = await shop.rpc.receipt(at.tx)
     assert receipt is not None
     assert receipt.block_hash == at.block_hash
+
+
+async def test_what_our_own_payer_signs_holds_too(shop: Till) -> None:
+    account = await shop.payer()
+    payment = Payer(account, 5000).sign(shop.asked())
+    assert await shop.facilitator.verify(payment, shop.asked()) == account.address
 
 
 async def test_every_wrong_payment_has_its_reason(shop: Till) -> None:
