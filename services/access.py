@@ -33,7 +33,7 @@ STREAMS = (EVENTS_STREAM, COMMANDS_STREAM, REPORTS_STREAM, DEAD_LETTERS_STREAM, 
 COMMITTED_PREFIX = "cp.committed"
 """The server republishes the headers of every stored commit here: a doorbell for readers."""
 
-ROLES = ("system", "admin", "gateway", "orchestrator", "projector", "auditor")
+ROLES = ("system", "admin", "gateway", "orchestrator", "projector", "auditor", "keeper")
 """Single-instance roles; besides them one `worker` per node."""
 
 CONF_FILE = "nats.conf"
@@ -41,7 +41,11 @@ ACCOUNTS_FILE = "accounts.conf"
 WORKERS_FILE = "workers.json"
 WRITERS_FILE = "writers.json"
 """Public key to the event kinds it may write: what an auditor is given beside the log. No secret."""
-WRITERS = {"gateway": ("session",), "orchestrator": ("node", "pool", "session", "stream")}
+WRITERS = {
+    "gateway": ("session",),
+    "orchestrator": ("node", "pool", "session", "stream"),
+    "keeper": ("session", "stream"),
+}
 
 _NODE_ID = re.compile(r"^[0-9a-z]{26}$")
 _TOKEN = re.compile(r"^[A-Za-z0-9_-]+$")
@@ -132,6 +136,10 @@ def grant(role: str, member: str | None = None) -> Grant:
                     f"{inbox_prefix('gateway', 'gateway')}.>",
                 ),
                 (inbox, "cp.alive.*", "cp.control", _DOORBELL),
+            )
+        case "keeper":
+            return Grant(
+                "CP", ("cp.events.session.*", "cp.events.stream.*", *_READ_EVENTS), (inbox, _DOORBELL)
             )
         case "projector":
             return Grant("READERS", (_DIRECT_EVENTS,), (inbox, _DOORBELL))

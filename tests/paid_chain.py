@@ -84,11 +84,12 @@ class PaidChain:
         """The next transaction's block is so many seconds later."""
         await next_at(self.rpc, (await self.rpc.block()).timestamp + seconds)
 
-    async def agree(self, number: int) -> PaidSession:
-        """Terms, and the payer's signature to the address that commits to them."""
+    async def agree(self, number: int, named: bool = True) -> PaidSession:
+        """Terms, which may name the payer, and his signature to the address that commits to them."""
         now = (await self.rpc.block()).timestamp
+        payer = self.payer.address if named else "0x" + "0" * 40
         terms = (
-            self.payer.address, self.coalition, RATE, 100_000, CAP_MICRO, 2, 4, now + 3600, now + 86_400,
+            payer, self.coalition, RATE, 100_000, CAP_MICRO, 2, 4, now + 3600, now + 86_400,
             self.controller, number.to_bytes(32, "big"),
         )  # fmt: skip
         answer = await self.rpc.call(self.factory, abi.call(f"addressOf({TERMS})", terms))

@@ -120,10 +120,13 @@ class Sender:
     async def tend(self) -> list[Entry]:
         """Once at start and then now and then: sends again what waits, closes gaps; returns what still waits.
 
-        Raises ChainAway.
+        A mined one waits again when the chain took its block back: those after it need its nonce. Raises
+        ChainAway.
         """
         waiting = []
-        for entry in await self._rows(f"{LANE} AND state = 'signed'", **self._lane):
+        mined = await self.rpc.nonce(self.key.address, "latest")
+        open_ = f"{LANE} AND (state = 'signed' OR state = 'mined' AND nonce >= :mined)"
+        for entry in await self._rows(open_, **self._lane, mined=mined):
             if await self._confirmed(entry) is None and not await self._give_up(entry):
                 await self._resend(entry)
                 waiting.append(entry)
@@ -214,7 +217,12 @@ class Sender:
         """True when another transaction with this nonce is deep in the chain: this one can never be mined."""
         head = await self.rpc.block_number()
         deep = head - self.network.confirmations + 1 - GIVE_UP_DEPTH
-        if deep < 0 or await self.rpc.nonce(self.key.address, deep) <= entry.nonce:
+        try:
+            if deep < 0 or await self.rpc.nonce(self.key.address, deep) <= entry.nonce:
+                return False
+        except (
+            RpcRefused
+        ):  # The node keeps no state of so old a block: nothing is known, so nothing given up.
             return False
         if await self.rpc.receipt(entry.hash) is not None:
             return False

@@ -54,11 +54,12 @@ class Stack:
             parts.create_task(self._start_nats())
             parts.create_task(self._start_postgres())
             parts.create_task(self._start_chain())
-        self.supervisor.say("starting", "orchestrator, projector, gateway")
+        self.supervisor.say("starting", "orchestrator, projector, keeper, gateway")
         gateway = f"{self.settings.public_url}/livez"
         async with asyncio.TaskGroup() as parts:
             parts.create_task(self.add(self._role("orchestrator", log_line('"event": ?"caught_up"'))))
             parts.create_task(self._start_projector())
+            parts.create_task(self.add(self._role("keeper", log_line('"event": ?"ready"'))))
             parts.create_task(self.add(self._role("gateway", http(gateway))))
         self.supervisor.note_address("gateway", self.settings.public_url)
         self.supervisor.environment.update(client_environment(self.settings))

@@ -8,6 +8,7 @@ API = "$JS.API."
 
 PUBLISH = {
     "session event": f"cp.events.session.{SOME}",
+    "stream event": f"cp.events.stream.{SOME}",
     "node event": f"cp.events.node.{SOME}",
     "pool event": f"cp.events.pool.{SOME}",
     "generate for A": f"cp.commands.{A}.generate",
@@ -84,6 +85,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
     },
     "orchestrator": {
         "session event",
+        "stream event",
         "node event",
         "pool event",
         "generate for A",
@@ -103,6 +105,13 @@ MAY_PUBLISH: dict[str, set[str]] = {
         "reports: ack",
         "checkpoints: get",
         "checkpoints: get from leader",
+    },
+    "keeper": {
+        "session event",
+        "stream event",
+        "events: info",
+        "events: get",
+        "events: get from leader",
     },
     "projector": {"events: get"},
     "auditor": {"events: get", "checkpoints: get"},
@@ -148,6 +157,7 @@ MAY_SUBSCRIBE: dict[str, set[str]] = {
     "admin": {"own inbox"},
     "gateway": {"own inbox", "gateway's inbox", "doorbell", "tokens", "tokens of A", "heartbeats"},
     "orchestrator": {"own inbox", "orchestrator's inbox", "doorbell", "heartbeats", "control"},
+    "keeper": {"own inbox", "doorbell"},
     "projector": {"own inbox", "doorbell"},
     "auditor": {"own inbox", "doorbell"},
     "worker": {"own inbox", "A's inbox"},

@@ -166,6 +166,17 @@ async def test_blocks_taken_back_open_the_fate_of_what_was_in_them_and_it_is_min
         assert await h.rows("rent") == [(1, "mined")]
 
 
+async def test_a_transaction_taken_back_does_not_hold_up_later_ones() -> None:
+    async with house() as h:
+        await h.gift("rent")
+        await h.rpc.ask("anvil_rollback", 1)
+        await h.submit("food")
+        waiting = await h.sender.tend()
+        assert "rent" in [entry.intent for entry in waiting]
+        assert (await h.sender.outcome("food", WITHIN_S)).succeeded
+        assert await h.received() == 2
+
+
 async def test_a_nonce_that_somebody_else_used_frees_the_intent_only_when_that_is_deep() -> None:
     async with house("--no-mining") as h:
         entry = await h.submit("rent", 5)

@@ -18,6 +18,7 @@ async def test_named_servers_are_used_instead_of_embedded_ones() -> None:
             assert [entry.name for entry in stack.supervisor.alive()] == [
                 "orchestrator",
                 "projector",
+                "keeper",
                 "gateway",
             ]
             assert stack.settings.nats_url == server.url

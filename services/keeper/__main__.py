@@ -1,0 +1,129 @@
+"""The keeper's process, `python -m services.keeper`: follows the log, reads the chain, sends what is due."""
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+from eth_account.signers.local import LocalAccount
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services import bus
+from services.chain import manifest as manifests
+from services.chain.artifacts import artifact
+from services.chain.contract import Contract
+from services.chain.networks import network_of
+from services.chain.rpc import ChainAway, RpcRefused, connected
+from services.chain.sender import Sender
+from services.chain.wallets import fund_local, wallet
+from services.credentials import engine_of
+from services.database import database_url
+from services.keeper.entries import Reading
+from services.keeper.executor import AWAY, Executor
+from services.keeper.following import Following
+from services.keeper.orphans import close_orphans
+from services.keeper.reader import ChainReader
+from services.keeper.vouchers import Vouchers
+from services.log import EventLog, Writer
+from services.logging import configure
+from services.settings import Settings
+
+FACTORY = "SessionEscrowFactory"
+LOCAL_RPC = "http://127.0.0.1:8545"
+STOP_WITHIN_S = 3.0
+LONGEST_PAUSE_S = 5.0
+
+log = structlog.get_logger("keeper")
+
+
+async def keep(settings: Settings, events: EventLog, following: Following) -> None:
+    """Forever. A chain that is away, or has no contracts yet, is waited for. Raises what no waiting cures."""
+    engine = engine_of(database_url(settings))
+    pause_s = 0.2
+    try:
+        async with connected(settings.chain_rpc_url or LOCAL_RPC) as rpc:
+            while True:
+                try:
+                    network = network_of(await rpc.chain_id())
+                    manifest = manifests.read(settings.manifest_of(network.chain_id))
+                    key = wallet(settings, "controller")
+                    await fund_local(rpc, key.address)
+                    break
+                except (ChainAway, RpcRefused, manifests.NotDeployed) as away:
+                    log.warning("waiting", code=away.code, why=str(away))
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            await work(Reading(rpc, network, manifest), key, engine, events, following)
+    finally:
+        await engine.dispose()
+
+
+async def work(
+    reading: Reading, key: LocalAccount, engine: AsyncEngine, events: EventLog, following: Following
+) -> None:
+    """Forever, on a chain that has the contracts. `key`: the controller of the sessions."""
+    manifest = reading.manifest
+    reader = ChainReader(reading, events, following, key.address)
+    factory = Contract(artifact(FACTORY), manifest.at(FACTORY))
+    usdc = Contract(artifact("MockUSDC"), manifest.at("USDC"))
+    sender = Sender(reading.rpc, reading.network, key, engine)
+    executor = Executor(events, following, reader, sender, factory, usdc, Vouchers(engine).of)
+    async with asyncio.TaskGroup() as works:
+        works.create_task(following.follow(events), name="log")
+        works.create_task(_after_log(following, reader.read_forever()), name="chain")
+        works.create_task(executor.run(), name="executor")
+        works.create_task(executor.tend(), name="tend")
+        works.create_task(_orphans(executor), name="orphans")
+
+
+async def _after_log(following: Following, reading: Coroutine[Any, Any, None]) -> None:
+    try:
+        await following.caught_up.wait()
+    except asyncio.CancelledError:
+        reading.close()
+        raise
+    log.info("caught_up", sequence=following.view.sequence)
+    await reading
+
+
+async def _orphans(executor: Executor) -> None:
+    await executor.reader.ready.wait()
+    while True:
+        try:
+            await close_orphans(executor)
+            return
+        except AWAY as away:
+            log.warning("orphans_delayed", why=str(away) or repr(away))
+            await asyncio.sleep(LONGEST_PAUSE_S)
+
+
+async def run(settings: Settings) -> None:
+    """Until SIGTERM or SIGINT, or until something fails that no waiting cures: then with its error."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    client = await bus.connect(settings, "keeper")
+    events = await EventLog.open(client, Writer.load(settings.seeds_dir / "keeper.nk"))
+    log.info("ready")
+    keeping = asyncio.create_task(keep(settings, events, Following()))
+    stopping = asyncio.create_task(stop.wait())
+    done, pending = await asyncio.wait((keeping, stopping), return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    await asyncio.wait(pending, timeout=STOP_WITHIN_S)
+    await bus.close(client)
+    for task in done:
+        task.result()
+    log.info("stopped")
+
+
+def main() -> None:
+    settings = Settings()
+    configure(settings.log_level)
+    asyncio.run(run(settings))
+
+
+if __name__ == "__main__":
+    main()

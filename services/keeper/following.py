@@ -1,0 +1,99 @@
+"""What the keeper knows of the log: the policies' view, and where each paid session's escrow stands.
+
+Folded from the log alone. Knows no chain.
+"""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+
+from events import payment, pool, stream
+from events.chain import ChainRef
+from events.envelope import Recorded, decode_commit
+from events.view import View
+from services.log import EventLog
+
+
+@dataclass
+class Paid:
+    """A paid session's voucher; `settlement`: where its money arrived, None while it did not (any more)."""
+
+    session_id: str
+    voucher: payment.PaymentVerified
+    settlement: ChainRef | None = None
+    first_block: int | None = None
+    """No entry of its escrow is older. None: its money never arrived."""
+
+
+@dataclass
+class Following:
+    """Folded by one reader; every other task only looks at it, and may wait for `moved`."""
+
+    view: View = field(default_factory=View)
+    paid: dict[str, Paid] = field(default_factory=dict)
+    """By session, as long as the view remembers it."""
+    escrows: dict[str, str] = field(default_factory=dict)
+    """Every escrow that the log ever named (lower case) -> its session."""
+    told: Counter[str] = field(default_factory=Counter)
+    """How often each chain fact was taken back: it may come again, and is told again then."""
+    moved: asyncio.Condition = field(default_factory=asyncio.Condition)
+    caught_up: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def follow(self, events: EventLog) -> None:
+        """Fold the log forever."""
+        head = await events.last_sequence()
+        if head == 0:
+            self.caught_up.set()
+        async for message in events.read(0):
+            for recorded in decode_commit(
+                message.subject, message.sequence, message.headers, message.payload
+            ):
+                self.apply(recorded)
+            async with self.moved:
+                self.moved.notify_all()
+            if message.sequence >= head:
+                self.caught_up.set()
+
+    def apply(self, recorded: Recorded) -> None:
+        self.view.apply(recorded)
+        key, event = recorded.aggregate_id, recorded.event
+        match event:
+            case payment.PaymentVerified():
+                self.paid[key] = Paid(key, event)
+                self.escrows[event.terms.escrow.lower()] = key
+            case payment.PaymentSettled(_, at) if key in self.paid:
+                found = self.paid[key]
+                found.settlement = at
+                known = found.first_block
+                found.first_block = at.block_number if known is None else min(known, at.block_number)
+            case payment.PaymentReverted(_, _, at):
+                if key in self.paid:
+                    self.paid[key].settlement = None
+                if at is not None:
+                    self.told[at.key] += 1
+            case stream.Reverted():
+                self.told[event.at.key] += 1
+            case _:
+                pass
+
+    def epoch_of(self, pool_id: str, gda_pool: str) -> int | None:
+        """The newest of the log's epochs whose operators this gda_pool pays."""
+        state = self.view.pools.get(pool_id)
+        if not isinstance(state, pool.Forming):
+            return None
+        paying = gda_pool.lower()
+        return max((one.epoch for one in state.openings.told if one.gda_pool.lower() == paying), default=None)
+
+    def forget(self) -> None:
+        """Sessions that the view has forgotten."""
+        for key in [key for key in self.paid if not self._remembered(key)]:
+            del self.paid[key]
+
+    def _remembered(self, key: str) -> bool:
+        view = self.view
+        return key in view.sessions or key in view.paying or key in view.streams
+
+    async def wait_for(self, sequence: int) -> None:
+        """Until the log is folded up to there."""
+        async with self.moved:
+            await self.moved.wait_for(lambda: self.view.sequence >= sequence)
