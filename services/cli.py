@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from services import cli_audit, cli_chain, cli_chaos, cli_log, cli_network, cli_worker
+from services import cli_audit, cli_chain, cli_chaos, cli_facilitator, cli_log, cli_network, cli_worker
 from services.cli_output import Json, report, show
 
 app = typer.Typer(
@@ -139,6 +139,7 @@ cli_log.register(app)
 cli_audit.register(app)
 cli_chain.register(app)
 cli_chaos.register(app)
+cli_facilitator.register(app)
 cli_worker.register(app)
 app.add_typer(bench_app, name="bench")
 

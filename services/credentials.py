@@ -16,16 +16,20 @@ from ulid import ULID
 
 from services.database import sqlalchemy_url
 
-Kind = Literal["operator", "api_key"]
+Kind = Literal["operator", "api_key", "session"]
 PREFIXES: dict[Kind, str] = {"operator": "cpo_", "api_key": "cp_"}
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Who sent a request: a credential's id and kind."""
+    """Who sent a request: a credential's id and kind.
+
+    A paid session's key is a credential too: its id is the session's, `account` is who paid.
+    """
 
     id: str
     kind: Kind
+    account: str = ""
 
     @property
     def is_operator(self) -> bool:
@@ -34,7 +38,7 @@ class Principal:
     @property
     def payer(self) -> str:
         """How session events spell this principal."""
-        return f"key:{self.id}"
+        return self.account or f"key:{self.id}"
 
 
 @dataclass(frozen=True)

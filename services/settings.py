@@ -38,6 +38,10 @@ class Settings(BaseSettings):
     """http(s)://… of an EVM chain's JSON-RPC; unset: a local anvil."""
     chain_manifest: Path | None = None
     """Which contracts stand where; default: `<state_dir>/chain/<chain id>.json`."""
+    stream_start_within_s: float = 45.0
+    """A paid request whose money does not flow after so long is ended; nothing was computed for it."""
+    least_voucher_micro: int = 100_000
+    """The smallest payment that opens a session, in micro-USDC: more than its transactions cost in gas."""
     model_dirs: tuple[Path, ...] = (Path("tests/models"),)
     """Where a pool's model name is looked up (gateway: tokenizer; worker: weights)."""
     allow_hub: bool = False

@@ -46,11 +46,8 @@ class VoucherRow:
     reason: str | None = None
 
 
-async def claim(engine: AsyncEngine, row: VoucherRow) -> VoucherRow:
-    """The row, now ours. Raises VoucherUsed when (chain, asset, payer, nonce) was claimed before.
-
-    The same claim by the same session is answered with its row, so that it can be gone on with.
-    """
+async def take(engine: AsyncEngine, row: VoucherRow) -> VoucherRow | None:
+    """The row as it was written, for the one caller who wrote it; None: this voucher or session has one."""
     async with engine.begin() as connection:
         made = await connection.execute(
             text(
@@ -73,8 +70,17 @@ async def claim(engine: AsyncEngine, row: VoucherRow) -> VoucherRow:
             },
         )
         first = made.one_or_none()
+    return None if first is None else _row(first)
+
+
+async def claim(engine: AsyncEngine, row: VoucherRow) -> VoucherRow:
+    """The row, now ours. Raises VoucherUsed when (chain, asset, payer, nonce) was claimed before.
+
+    The same claim by the same session is answered with its row, so that it can be gone on with.
+    """
+    first = await take(engine, row)
     if first is not None:
-        return _row(first)
+        return first
     known = await of_nonce(engine, row.chain_id, row.asset, row.payer, row.nonce)
     if known is None:
         known = await of_session(engine, row.session_id)

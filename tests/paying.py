@@ -71,12 +71,16 @@ class Till:
 async def till() -> AsyncIterator[Till]:
     async with database() as url, deployed_chain() as (rpc, manifest):
         engine = engine_of(url)
-        token = await token_at(rpc, LOCAL.chain_id, manifest.at("USDC"))
-        sender = Sender(rpc, LOCAL, HOT_WALLET, engine)
         try:
-            yield Till(rpc, manifest, engine, Facilitator(rpc, token, sender, engine))
+            yield await till_on(rpc, manifest, engine)
         finally:
             await engine.dispose()
+
+
+async def till_on(rpc: Rpc, manifest: Manifest, engine: AsyncEngine) -> Till:
+    token = await token_at(rpc, LOCAL.chain_id, manifest.at("USDC"))
+    sender = Sender(rpc, LOCAL, HOT_WALLET, engine)
+    return Till(rpc, manifest, engine, Facilitator(rpc, token, sender, engine))
 
 
 def x402_client(account: LocalAccount) -> x402Client:

@@ -44,9 +44,11 @@ from services.gateway.idempotency import Idempotency
 from services.gateway.metrics import Metrics
 from services.gateway.request_id import BoundedBody, RequestId
 from services.gateway.routing import Routing
+from services.gateway.secret import Secret
 from services.gateway.slots import Slots
 from services.gateway.state import Gateway
 from services.gateway.templates import Templates
+from services.gateway.till import NO_RETRY, Till
 from services.log import CommitIdReused, EventLog, Gap, LogRolledBack, LogUnavailable, Writer
 from services.readmodel import ReadModel, ReadModelAway
 from services.settings import Settings
@@ -63,6 +65,7 @@ async def open_gateway(settings: Settings) -> Gateway:
     engine = engine_of(url)
     heartbeats = Heartbeats()
     await heartbeats.listen(client)
+    secret = Secret.load_or_make(settings.state_dir / "keys" / "gateway.secret")
     return Gateway(
         settings=settings,
         client=client,
@@ -76,6 +79,7 @@ async def open_gateway(settings: Settings) -> Gateway:
         routing=Routing(rows, events),
         metrics=Metrics(),
         slots=Slots(settings.max_requests_in_flight),
+        till=Till(settings, events, engine, secret),
     )
 
 
@@ -86,11 +90,12 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.gateway = await open_gateway(settings)
         warming = asyncio.create_task(_warm(app.state.gateway))
+        resuming = asyncio.create_task(app.state.gateway.till.resume())
         log.info("ready")
         try:
             yield
         finally:
-            await cancel_all(warming)
+            await cancel_all(warming, resuming)
             await app.state.gateway.close()
             log.info("stopped")
 
@@ -139,7 +144,11 @@ def _answer_refusals(app: FastAPI) -> None:
     def answer(request: Request, refusal: problems.Refusal) -> Response:
         if request.app.state._state.get("gateway") is not None:
             request.app.state.gateway.metrics.refusals.labels(refusal.code).inc()
-        return problems.response(refusal, request.url.path)
+        answered = problems.response(refusal, request.url.path)
+        paid = getattr(request.state, "paid", None)
+        if paid is not None:
+            answered.headers.update({**paid, **NO_RETRY})
+        return answered
 
     @app.exception_handler(refusals.Problem)
     @app.exception_handler(Rejected)

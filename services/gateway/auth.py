@@ -1,7 +1,8 @@
 """Who asks: the bearer token of a request, turned into a principal; decides nothing about payments.
 
-What each route wants is one of three dependencies: `Caller` (anyone, but a wrong token is refused),
-`Payer` (an API key or an operator), `Operator`. The matrix is docs/security.md, and a test walks it.
+What each route wants is one of four dependencies: `Caller` (anyone, but a wrong token is refused), `Buyer`
+(anyone, who may pay instead), `Payer` (an API key, a paid session's key or an operator), `Operator`. The
+matrix is docs/security.md, and a test walks it.
 """
 
 from typing import Annotated
@@ -9,7 +10,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from services.credentials import Principal
+from events import session
+from services.credentials import PREFIXES, Principal
+from services.gateway import session_keys
 from services.gateway.refusals import InvalidApiKey, MissingApiKey, OperatorOnly
 from services.gateway.state import Gateway
 
@@ -33,10 +36,33 @@ async def _caller(
         if "authorization" in request.headers:
             raise InvalidApiKey("The Authorization header is not of the form `Bearer TOKEN`.")
         return None
-    principal = await here.credentials.verify(sent.credentials)
+    principal = await _principal(here, sent.credentials)
     if principal is None:
         raise InvalidApiKey
     return principal
+
+
+async def _buyer(
+    here: Here, request: Request, sent: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Principal | None:
+    """None also for a token that is none of ours: OpenAI's clients always send one."""
+    ours = (*PREFIXES.values(), session_keys.PREFIX)
+    if sent is not None and not sent.credentials.startswith(ours):
+        return None
+    return await _caller(here, request, sent)
+
+
+async def _principal(here: Gateway, token: str) -> Principal | None:
+    if not token.startswith(session_keys.PREFIX):
+        return await here.credentials.verify(token)
+    session_id = session_keys.session_of(here.till.secret, token)
+    if session_id is None:
+        return None
+    history = await here.events.history("session", session_id)
+    state = session.session.fold(item.event for item in history.recorded)
+    if not isinstance(state, session.OpenSession | session.Closed):
+        return None
+    return Principal(session_id, "session", state.terms.payer)
 
 
 async def _payer(caller: Annotated[Principal | None, Depends(_caller)]) -> Principal:
@@ -52,5 +78,6 @@ async def _operator(payer: Annotated[Principal, Depends(_payer)]) -> Principal:
 
 
 Caller = Annotated[Principal | None, Depends(_caller)]
+Buyer = Annotated[Principal | None, Depends(_buyer)]
 Payer = Annotated[Principal, Depends(_payer)]
 Operator = Annotated[Principal, Depends(_operator)]

@@ -93,6 +93,8 @@ class Eyes:
             return False
         if self._who.is_operator or recorded.kind in ("node", "pool"):
             return True
+        if self._who.kind == "session":
+            return recorded.kind == "session" and recorded.aggregate_id == self._who.id
         return recorded.kind == "session" and await self._payer(recorded) == self._who.payer
 
     async def _payer(self, recorded: Recorded) -> str:

@@ -176,16 +176,15 @@ class Several:
         return following
 
 
-async def ring_of(here: Gateway, who: Principal, model: str, session_id: str | None) -> Route:
+async def ring_of(here: Gateway, who: Principal | None, model: str, session_id: str | None) -> Route:
     """The ring that serves `model` now, for this caller. Raises everything that can be refused before a
-    prompt is looked at: GatewayStopping, ModelNotFound, PaymentRequired, PoolUnavailable, and about the
-    session.
+    prompt is looked at: GatewayStopping, ModelNotFound, PoolUnavailable, and about the session.
     """
     if here.stopping.is_set():
         raise GatewayStopping
     route = await here.routing.of_model(model)
     if session_id is not None:
-        await session_of_pool(here, who, session_id, route.pool_id)
+        await session_of_pool(here, who, session_id, route)
     silent = here.heartbeats.silent(route.node_ids)
     if silent is not None:
         raise PoolUnavailable(f"Node {silent} of {route.name} is not heard.")

@@ -13,7 +13,8 @@ from fastapi.responses import JSONResponse, Response
 
 from services.credentials import Principal
 from services.gateway import asked, chat, sse
-from services.gateway.auth import Caller, Here, Payer
+from services.gateway.auth import Buyer, Caller, Here
+from services.gateway.checkout import admit, standing_of
 from services.gateway.gone import unless_gone
 from services.gateway.live import Live, ring_of
 from services.gateway.logprobs import Spelt, chat_logprobs
@@ -22,11 +23,11 @@ from services.gateway.refusals import InternalError, ModelNotFound, Problem
 from services.gateway.relay import Ended, Piece, Relay, Wish
 from services.gateway.request_id import current_request_id
 from services.gateway.state import Gateway
+from services.gateway.till import SESSION_HEADER
 from services.gateway.timings import HEADER
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 log = structlog.get_logger("gateway")
-SESSION_HEADER = "x-computepool-session"
 
 
 @router.get("/models", summary="Models that are served now")
@@ -68,8 +69,8 @@ def _model(row: dict[str, Any]) -> dict[str, Any]:
     summary="A chat completion, as one answer or (stream: true) as server-sent events",
     response_model=None,
 )
-async def chat_completions(body: chat.ChatRequest, request: Request, here: Here, who: Payer) -> Response:
-    relay = await _relay(body, request.headers.get(SESSION_HEADER), here, who)
+async def chat_completions(body: chat.ChatRequest, request: Request, here: Here, who: Buyer) -> Response:
+    relay = await _relay(body, request, here, who)
     live = Live(here, relay)
     try:
         await live.start(request)
@@ -86,10 +87,12 @@ async def chat_completions(body: chat.ChatRequest, request: Request, here: Here,
     return JSONResponse(_completion(relay, pieces, bool(body.logprobs)), headers=headers)
 
 
-async def _relay(body: chat.ChatRequest, session_id: str | None, here: Gateway, who: Principal) -> Relay:
+async def _relay(body: chat.ChatRequest, request: Request, here: Gateway, who: Principal | None) -> Relay:
     """Everything that can be refused before anything is written to the log."""
+    await admit(here, request, who, body.model)
     chat.refuse_unserved(body)
     messages, stop = chat.plain_messages(body), asked.stop_strings(body.stop)
+    session_id = session_asked(request, who)
     route = await ring_of(here, who, body.model, session_id)
     prompt_ids = await here.templates.token_ids(route.model, messages)
     max_tokens = asked.token_budget(
@@ -101,7 +104,13 @@ async def _relay(body: chat.ChatRequest, session_id: str | None, here: Gateway, 
     )
     sampling = asked.sampling_of(body.seed, body.temperature, body.top_p, body.top_k, body.likely)
     wish = Wish(chat.committed_text(messages), prompt_ids, max_tokens, sampling, stop)
-    return Relay(here, route, wish, who.payer, session_id, current_request_id())
+    standing = await standing_of(here, request, route, who, session_id)
+    return Relay(here, route, wish, standing, current_request_id())
+
+
+def session_asked(request: Request, who: Principal | None) -> str | None:
+    """The session that a request belongs to: its key's own, else the one that its header names."""
+    return who.id if who is not None and who.kind == "session" else request.headers.get(SESSION_HEADER)
 
 
 async def _frames(live: Live, request: Request, body: chat.ChatRequest) -> AsyncIterator[bytes]:
@@ -206,6 +215,7 @@ def headers_of(relays: Sequence[Relay]) -> dict[str, str]:
     """
     sessions = dict.fromkeys(str(relay.session_id) for relay in relays)
     return {
+        **relays[0].standing.headers,
         SESSION_HEADER: ", ".join(sessions),
         "x-computepool-request": ", ".join(relay.request_id for relay in relays),
         "x-computepool-nonce": ", ".join(relay.nonce for relay in relays),

@@ -12,11 +12,12 @@ from fastapi.responses import JSONResponse, Response
 
 from services.credentials import Principal
 from services.gateway import asked, completions, sse
-from services.gateway.auth import Here, Payer
+from services.gateway.auth import Buyer, Here
+from services.gateway.checkout import admit, standing_of
 from services.gateway.gone import unless_gone
 from services.gateway.live import Said, Several, ring_of
 from services.gateway.logprobs import Spelt, TextLogprobs
-from services.gateway.openai import SESSION_HEADER, failed_event, headers_of, usage_of
+from services.gateway.openai import failed_event, headers_of, session_asked, usage_of
 from services.gateway.relay import Ended, Piece, Relay, Wish
 from services.gateway.request_id import current_request_id
 from services.gateway.state import Gateway
@@ -31,9 +32,9 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
     response_model=None,
 )
 async def text_completions(
-    body: completions.CompletionRequest, request: Request, here: Here, who: Payer
+    body: completions.CompletionRequest, request: Request, here: Here, who: Buyer
 ) -> Response:
-    relays, echoes = await _relays(body, request.headers.get(SESSION_HEADER), here, who)
+    relays, echoes = await _relays(body, request, here, who)
     several = Several(here, relays)
     choices = [Choice(number, echo, body.logprobs is not None) for number, echo in enumerate(echoes)]
     try:
@@ -56,13 +57,15 @@ async def text_completions(
 
 
 async def _relays(
-    body: completions.CompletionRequest, session_id: str | None, here: Gateway, who: Principal
+    body: completions.CompletionRequest, request: Request, here: Gateway, who: Principal | None
 ) -> tuple[list[Relay], list[str]]:
     """One per prompt, with the text to echo; everything that can be refused before the log is written to."""
+    await admit(here, request, who, body.model)
     completions.refuse_unserved(body)
     prompts, stop = completions.prompts(body), asked.stop_strings(body.stop)
+    session_id = session_asked(request, who)
     route = await ring_of(here, who, body.model, session_id)
-    relays: list[Relay] = []
+    wishes: list[Wish] = []
     echoes: list[str] = []
     for prompt in prompts:
         ids = await here.templates.text_ids(route.model, prompt) if isinstance(prompt, str) else prompt
@@ -71,15 +74,15 @@ async def _relays(
             len(ids), body.limit, route.context_length, prompt_name="prompt", limit_name="max_tokens"
         )
         sampling = asked.sampling_of(body.seed, body.temperature, body.top_p, body.top_k, body.logprobs)
-        wish = Wish(completions.committed_text(prompt), ids, max_tokens, sampling, stop)
-        relays.append(Relay(here, route, wish, who.payer, session_id, current_request_id()))
+        wishes.append(Wish(completions.committed_text(prompt), ids, max_tokens, sampling, stop))
         if not body.echo:
             echoes.append("")
         elif isinstance(prompt, str):
             echoes.append(prompt)
         else:
             echoes.append(await here.templates.text_of(route.model, ids))
-    return relays, echoes
+    standing = await standing_of(here, request, route, who, session_id)
+    return [Relay(here, route, wish, standing, current_request_id()) for wish in wishes], echoes
 
 
 class Choice:

@@ -41,6 +41,11 @@ TABLE: dict[str, Answered] = {
     "invalid_api_key": Answered(401, False),
     "operator_only": Answered(403, False),
     "payment_required": Answered(402, False),
+    "payment_already_used": Answered(409, False),
+    "settlement_pending": Answered(402, False),
+    "key_request_forged": Answered(403, False),
+    "stream_not_started": Answered(503, True),
+    "chain_away": Answered(503, True),
     "credential_unknown": Answered(404, False),
     # idempotency and freshness
     "idempotency_conflict": Answered(409, False),

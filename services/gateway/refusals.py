@@ -105,10 +105,47 @@ class OperatorOnly(Problem):
 
 
 class PaymentRequired(Problem):
-    """This pool has a price, and payments arrive in a later release."""
+    """This pool has a price, and nothing was paid for this request; nothing was started."""
 
     code = "payment_required"
-    remedy = "Use a pool whose price_wei_per_s is 0."
+    remedy = "Sign the terms of the PAYMENT-REQUIRED header (x402 version 2) and send the request again."
+
+
+class PaymentAlreadyUsed(Problem):
+    """This payment has opened a session before; it opens no second one and does nothing here."""
+
+    code = "payment_already_used"
+    remedy = "Use the key of that session, or ask for it at POST /sessions/{session_id}/key."
+
+
+class KeyRequestForged(Problem):
+    """The request for a session's key is not signed by the account that paid for it, or is out of time."""
+
+    code = "key_request_forged"
+    remedy = (
+        "Sign the SessionKey typed data (docs/api.md) with the payer's key and a deadline of a few minutes."
+    )
+
+
+class SettlementUnknown(Problem):
+    """The payment's transfer is under way and its end is not known yet; do not pay again."""
+
+    code = "settlement_pending"
+    remedy = "Look at GET /sessions/{session_id} in a moment; POST /sessions/{session_id}/key gives its key."
+
+
+class StreamNotStarted(Problem):
+    """The session is paid, but its money stream did not start in time, so nothing was generated."""
+
+    code = "stream_not_started"
+    remedy = "Send the request again with the session's key; what is not used is refunded."
+
+
+class ChainAwayProblem(Problem):
+    """The chain does not answer, so nothing can be paid."""
+
+    code = "chain_away"
+    remedy = "Try again in a moment; free pools work without the chain."
 
 
 class CredentialUnknown(Problem):

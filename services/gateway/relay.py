@@ -23,6 +23,8 @@ from nats.errors import Error as NatsError
 from events import moves, session
 from events.envelope import Cause
 from services.dispatch import send
+from services.gateway.checkout import Standing
+from services.gateway.flowing import until_flowing
 from services.gateway.logprobs import Spelt
 from services.gateway.problems import of_code
 from services.gateway.refusals import (
@@ -31,12 +33,13 @@ from services.gateway.refusals import (
     GenerationCancelled,
     Problem,
     ShardLost,
+    StreamNotStarted,
     TokensLost,
 )
 from services.gateway.request_id import new_ulid
 from services.gateway.routing import Route
 from services.gateway.state import Gateway, now_ms
-from services.handle import handle
+from services.handle import Handled, handle
 from services.log import LogUnavailable
 from shard_runtime import messages
 
@@ -95,8 +98,7 @@ class Relay:
     here: Gateway
     route: Route
     wish: Wish
-    payer: str
-    session_id: str | None
+    standing: Standing
     correlation_id: str
     request_id: str = field(default_factory=new_ulid)
     nonce: str = field(default_factory=lambda: secrets.token_hex(32))
@@ -116,19 +118,20 @@ class Relay:
     _deadline_unix_ms: int = 0
     _stopping_since: float | None = None
     _unspelled: deque[messages.TokenLogprob] = field(default_factory=deque)
-    _opens_session: bool = False
+    session_id: str = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.session_id is None:
-            self.session_id, self._opens_session = new_ulid(), True
+        self.session_id = self.standing.session_id or new_ulid()
 
     async def start(self) -> None:
         """Returns when the command is on the entry's queue. Raises Rejected, Problem, LogUnavailable."""
         here, route = self.here, self.route
         at_unix_ms = now_ms()
         self._deadline_unix_ms = at_unix_ms + round(here.settings.request_deadline_s * 1000)
-        if self._opens_session:
-            opened = session.Opened(route.pool_id, self.payer, route.price_wei_per_s, True, self._close_by)
+        if self.standing.session_id is None:
+            opened = session.Opened(
+                route.pool_id, self.standing.payer, route.price_wei_per_s, True, self._close_by
+            )
             await self._handle("open", session.Open(opened))
         started = session.RequestStarted(
             self.request_id,
@@ -140,8 +143,10 @@ class Relay:
             self.wish.max_tokens,
             self._deadline_unix_ms,
         )
-        await self._handle("start", session.StartRequest(self.payer, started, at_unix_ms))
+        begun = await self._handle("start", session.StartRequest(self.standing.payer, started, at_unix_ms))
         structlog.contextvars.bind_contextvars(session_id=self.session_id, generation=self.request_id)
+        if not route.is_free:
+            await self._await_money(begun)
         subject = messages.tokens_subject(route.entry_node_id, self.request_id)
         try:
             self._subscription = await here.client.subscribe(subject, cb=self._take)
@@ -151,13 +156,30 @@ class Relay:
             raise LogUnavailable("the command could not be queued") from away
         self._commanded = True
 
+    async def _await_money(self, begun: Handled) -> None:
+        """Nothing is computed before its second is paid for. Raises StreamNotStarted, LogUnavailable."""
+        try:
+            active, within_s = len(begun.state.running), self.here.settings.stream_start_within_s
+            await until_flowing(self.here.events, self.session_id, begun.sequence, active, within_s)
+        except BaseException:
+            await asyncio.shield(self._end_unpaid())
+            raise
+
+    async def _end_unpaid(self) -> None:
+        ended = session.GenerationEnded(
+            self.request_id, "error", len(self.wish.prompt_ids), 0, None, StreamNotStarted.code
+        )
+        try:
+            await self._handle("unpaid", session.EndGeneration(ended))
+        except LogUnavailable:
+            log.warning("request_left_to_its_deadline", generation=self.request_id)
+
     @property
     def _close_by(self) -> int:
         return self._deadline_unix_ms + 60_000
 
     def _command(self) -> messages.Generate:
         content = messages.SealedContent(self.wish.prompt_ids, self.nonce, self.wish.stop, tuple(self._ids))
-        assert self.session_id is not None
         return messages.Generate(
             command_id=f"{self.request_id}-generate-{self.route.epoch}",
             pool_id=self.route.pool_id,
@@ -170,10 +192,9 @@ class Relay:
             deadline_unix_ms=self._deadline_unix_ms,
         )
 
-    async def _handle(self, step: str, command: session.SessionCommand) -> None:
+    async def _handle(self, step: str, command: session.SessionCommand) -> Handled:
         cause = Cause(f"{self.request_id}-{step}", self.correlation_id, self.request_id, now_ms())
-        assert self.session_id is not None
-        await handle(self.here.events, "session", self.session_id, command, cause)
+        return await handle(self.here.events, "session", self.session_id, command, cause)
 
     async def _end_unsent(self) -> None:
         """The entry may never have heard of it: tell it to forget, and end the request ourselves."""

@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from events import node, pool
-from services.gateway.refusals import ModelNotFound, PaymentRequired, PoolUnavailable
+from services.gateway.refusals import ModelNotFound, PoolUnavailable
 from services.log import EventLog
 from services.readmodel import ReadModel
 
 
 @dataclass(frozen=True)
 class Route:
-    """One epoch of one pool. `node_ids` in ring order, the entry first; `seal_key` is the entry's."""
+    """One epoch of one pool. `node_ids` in ring order, the entry first; `seal_key` is the entry's.
+
+    `coalition` and the epoch's `gda_pool` are what a session of a priced pool pays; None: nobody can pay yet.
+    """
 
     pool_id: str
     name: str
@@ -26,6 +29,12 @@ class Route:
     price_wei_per_s: str
     node_ids: tuple[str, ...]
     seal_key: str
+    coalition: str | None = None
+    gda_pool: str | None = None
+
+    @property
+    def is_free(self) -> bool:
+        return self.price_wei_per_s == "0"
 
     @property
     def entry_node_id(self) -> str:
@@ -41,9 +50,7 @@ class Routing:
     _seal_keys: dict[str, str] = field(default_factory=dict)
 
     async def of_model(self, model: str) -> Route:
-        """Raises ModelNotFound, PaymentRequired (the pool has a price), PoolUnavailable (not activated
-        yet).
-        """
+        """Raises ModelNotFound, PoolUnavailable (not activated yet)."""
         row = await self.rows.pool_by_name(model)
         if row is None:
             raise ModelNotFound(f"No pool serves the model {model!r}.", param="model")
@@ -56,10 +63,6 @@ class Routing:
         if not isinstance(state, pool.Forming):
             raise ModelNotFound(f"No pool in service has the id {pool_id}.", param="model")
         terms, serving = state.terms, state.serving
-        if terms.price_wei_per_s != "0":
-            raise PaymentRequired(
-                f"{terms.name} costs {terms.price_wei_per_s} wei per second; this release takes no payments."
-            )
         if serving is None:
             raise PoolUnavailable(f"{terms.name} has been proposed but does not serve yet.")
         node_ids = tuple(shard.node_id for shard in serving.shards)
@@ -73,6 +76,8 @@ class Routing:
             terms.price_wei_per_s,
             node_ids,
             await self._seal_key(node_ids[0]),
+            state.openings.coalition,
+            state.openings.gda_pool_of(serving.epoch),
         )
 
     async def _seal_key(self, node_id: str) -> str:

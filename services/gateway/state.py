@@ -17,6 +17,7 @@ from services.gateway.metrics import Metrics
 from services.gateway.routing import Routing
 from services.gateway.slots import Slots
 from services.gateway.templates import Templates
+from services.gateway.till import Till
 from services.log import EventLog
 from services.readmodel import ReadModel
 from services.settings import Settings
@@ -38,11 +39,13 @@ class Gateway:
     routing: Routing
     metrics: Metrics
     slots: Slots
+    till: Till
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     feeds: int = 0
 
     async def close(self) -> None:
         self.stopping.set()
+        await self.till.close()
         await self.rows.close()
         await self.engine.dispose()
         await bus.close(self.client)

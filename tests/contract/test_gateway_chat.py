@@ -389,9 +389,8 @@ async def test_the_request_id_goes_in_out_and_into_the_log(world: World) -> None
     assert '"request_id": "mine-1234"' in world.built.services["gateway"].log
 
 
-async def test_a_pool_with_a_price_asks_for_payment(world: World) -> None:
-    await form(world.built, [world.entry, world.other], "dear", price_wei_per_s="5")
+async def test_a_pool_with_a_price_and_no_coalition_takes_no_request(world: World) -> None:
+    await form(world.built, [world.entry, world.other], "dear", price_wei_per_s=str(10**12))
     with pytest.raises(openai.APIStatusError) as refused:
         await world.openai.chat.completions.create(model="dear", messages=ASK)
-    assert refused.value.status_code == 402
-    assert refused.value.code == "payment_required"
+    assert (refused.value.status_code, refused.value.code) == (503, "pool_unavailable")

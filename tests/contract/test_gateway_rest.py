@@ -58,7 +58,12 @@ def matrix() -> list[tuple[str, str, dict[str, str]]]:
 
 async def ask(client: httpx.AsyncClient, method: str, path: str) -> tuple[int, dict[str, Any]]:
     """Status and body; of an endless answer only the status. Headers carry no Idempotency-Key."""
-    body = {"model": "tales", "messages": ASK, "max_tokens": 4} if path.startswith("/v1/chat") else {}
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {"model": "tales", "messages": ASK, "max_tokens": 4},
+        "/v1/completions": {"model": "tales", "prompt": [], "max_tokens": 4},
+        "/sessions": {"model": "tales"},
+    }
+    body = bodies.get(path, {})
     async with client.stream(method, path, json=body if method == "POST" else None) as answer:
         if answer.headers["content-type"].startswith("text/event-stream"):
             return answer.status_code, {}
