@@ -135,6 +135,10 @@ class ReadModel:
         pools = _TABLES["pools"].c
         return await self._pool((pools.name == name) & ~pools.retired)
 
+    async def pool_of_coalition(self, coalition: str) -> Row | None:
+        """The pool that this contract's epochs pay for."""
+        return await self._pool(_TABLES["pools"].c.coalition == coalition)
+
     async def _pool(self, where: ColumnElement[bool]) -> Row | None:
         pools = _TABLES["pools"].c
         async with self._reading() as connection:

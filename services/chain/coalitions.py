@@ -38,6 +38,25 @@ class CoalitionTerms:
 
 
 @dataclass(frozen=True)
+class Seat:
+    """One node's place in an epoch: `operator` is paid by `units` of 10 000 and stands with its bond."""
+
+    operator: str
+    units: int
+    node_id: str
+    receipt_key: str
+
+    @property
+    def node(self) -> str:
+        """The node's id as the contract's bytes32, 0x and hex: its 26 letters, then zeros."""
+        return "0x" + self.node_id.encode().ljust(32, b"\0").hex()
+
+    def as_tuple(self) -> tuple[str, int, bytes, str]:
+        """As ICoalition.sol's Seat."""
+        return self.operator, self.units, bytes.fromhex(self.node[2:]), self.receipt_key
+
+
+@dataclass(frozen=True)
 class Placement:
     """Stands at `address` once `data` was sent to `to`; sending it when it stands already is reverted."""
 

@@ -26,6 +26,7 @@ from services.control import OrchestratorAway
 from services.credentials import Credentials, engine_of
 from services.database import database_url
 from services.gateway import (
+    coalitions,
     feed,
     health,
     keys,
@@ -107,7 +108,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    for room in (openai, openai_completions, sessions, pools, nodes, keys, feed, health, page):
+    for room in (openai, openai_completions, sessions, pools, coalitions, nodes, keys, feed, health, page):
         app.include_router(room.router)
     app.add_middleware(
         BoundedBody, max_bytes=settings.max_body_bytes, too_large=_too_large, too_deep=_too_deep

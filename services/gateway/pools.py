@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from events import node, pool
 from events.registration import acceptance
+from events.shares import WEI_PER_MICRO
 from services import control
 from services.gateway.auth import Caller, Here, Operator
 from services.gateway.commands import command
@@ -40,7 +41,9 @@ class Propose(BaseModel):
     dtype: Literal["float32", "bfloat16"] = "float32"
     context_length: int | None = Field(None, ge=2, lt=2**31, description="default: the model's own")
     kv_slots: int = Field(4, ge=1, le=4096, description="requests at once")
-    price_wei_per_s: str = Field("0", pattern=r"^(0|[1-9][0-9]{0,77})$", description='"0": free')
+    price_wei_per_s: str = Field(
+        "0", pattern=r"^(0|[1-9][0-9]{0,77})$", description='of a request; a multiple of 10^12; "0": free'
+    )
 
 
 class Accept(BaseModel):
@@ -76,6 +79,9 @@ async def propose(body: Propose, request: Request, here: Here, who: Operator) ->
 
 
 def _proposed(body: Propose, model_dirs: tuple[Any, ...]) -> pool.Proposed:
+    if int(body.price_wei_per_s) % WEI_PER_MICRO:
+        text = f"{body.price_wei_per_s} wei per second is no whole number of micro-USDC per second."
+        raise InvalidRequest(text, param="price_wei_per_s")
     facts = inspect(find_model(body.model, model_dirs), body.dtype, body.context_length)
     context_length = facts.context_length if body.context_length is None else body.context_length
     if context_length > facts.context_length:
@@ -144,7 +150,7 @@ async def plan(
     asked = body or Plan()
 
     async def act(attempt: Attempt) -> Answer:
-        ask = control.PlanPool(_known(pool_id), tuple(asked.node_ids))
+        ask = control.PlanPool(known_pool_id(pool_id), tuple(asked.node_ids))
         answer = await command(here, ask, attempt.command_id)
         return Answer({"pool_id": pool_id, "position": answer.sequence})
 
@@ -158,13 +164,15 @@ async def retire(
     asked = body or Reason()
 
     async def act(attempt: Attempt) -> Answer:
-        answer = await command(here, control.RetirePool(_known(pool_id), asked.reason), attempt.command_id)
+        answer = await command(
+            here, control.RetirePool(known_pool_id(pool_id), asked.reason), attempt.command_id
+        )
         return Answer({"pool_id": pool_id, "position": answer.sequence})
 
     return await here.idempotency.once(request, who, asked, act)
 
 
-def _known(pool_id: str) -> str:
+def known_pool_id(pool_id: str) -> str:
     if not is_id(pool_id):
         raise pool.PoolUnknown
     return pool_id
@@ -172,7 +180,7 @@ def _known(pool_id: str) -> str:
 
 async def _terms(here: Gateway, pool_id: str) -> pool.Proposed:
     """From the log. Raises PoolUnknown."""
-    history = await here.events.history("pool", _known(pool_id))
+    history = await here.events.history("pool", known_pool_id(pool_id))
     state = pool.pool.fold(item.event for item in history.recorded)
     if isinstance(state, pool.Absent):
         raise pool.PoolUnknown

@@ -73,6 +73,9 @@ TABLE: dict[str, Answered] = {
     "gateway_stopping": Answered(503, True),
     "too_many_feeds": Answered(429, True),
     # parts of the house
+    "chain_unavailable": Answered(503, True),
+    "coalition_unproven": Answered(409, False),
+    "coalition_unconfirmed": Answered(409, True),
     "log_unavailable": Answered(503, True),
     "log_halted": Answered(503, False),
     "read_model_unavailable": Answered(503, True),

@@ -309,6 +309,27 @@ class TooManyFeeds(Problem):
     remedy = "Close a feed, or wait."
 
 
+class CoalitionUnproven(Problem):
+    """The chain does not show that this pool's coalition has opened an epoch for this plan."""
+
+    code = "coalition_unproven"
+    remedy = "computepool pools open-coalition opens what is missing, and tells it again."
+
+
+class CoalitionUnconfirmed(Problem):
+    """The coalition's epoch is on the chain, but not deep enough to count."""
+
+    code = "coalition_unconfirmed"
+    remedy = "Wait for a few blocks and send it again."
+
+
+class ChainUnavailable(Problem):
+    """The gateway has no chain, or the chain's RPC does not answer."""
+
+    code = "chain_unavailable"
+    remedy = "Try again; the operator looks at CHAIN_RPC_URL and `computepool ps`."
+
+
 class LogUnavailableProblem(Problem):
     """The event log does not answer."""
 

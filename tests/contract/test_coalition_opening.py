@@ -1,0 +1,209 @@
+"""A priced pool becomes payable and its operators get their money: real processes, a real anvil and keys."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from services import credentials
+from services.chain import abi, anvil, manifest
+from services.chain.artifacts import artifact
+from services.chain.contract import Contract
+from services.chain.manifest import Manifest
+from services.chain.rpc import Rpc
+from services.chain.transactions import receipt_of
+from services.coalition_opening import CoalitionNotOpened, open_coalition
+from services.operator_income import purse_of, withdraw
+from services.settings import Settings
+from shard_runtime import messages
+from tests.anvil import deployed_chain
+from tests.contract.gateway_house import House, Peer, form, house, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+PRICE = 50 * 10**12
+
+
+async def silent(peer: Peer, command: messages.Generate, content: messages.SealedContent) -> None:
+    """Nobody asks these nodes for anything."""
+
+
+@dataclass
+class World:
+    built: House
+    rpc: Rpc
+    known: Manifest
+    peers: list[Peer]
+    settings: Settings
+    pool_id: str = ""
+
+    async def open(self, pool_id: str = "", dirs: list[Path] | None = None) -> dict[str, Any]:
+        directories = [peer.directory for peer in self.peers] if dirs is None else dirs
+        return await open_coalition(
+            self.settings, self.built.operator_token, pool_id or self.pool_id, directories
+        )
+
+    async def shown(self) -> dict[str, Any]:
+        async with self.built.client() as client:
+            return dict((await client.get(f"/pools/{self.pool_id}")).json())
+
+    async def claim(self, pool_id: str = "", **changes: Any) -> tuple[int, str]:
+        """The gateway's status and code for a claim about the chain."""
+        row = await self.shown()
+        body = {"epoch": 1, "coalition": row["coalition"], "transaction": await self.opened_by(), **changes}
+        async with self.built.client() as client:
+            answer = await client.post(f"/pools/{pool_id or self.pool_id}/coalition", json=body)
+        return answer.status_code, str(answer.json().get("code", ""))
+
+    async def opened_by(self) -> str:
+        """The last transaction that opened an epoch."""
+        (found,) = await self.journal("intent LIKE '%:epoch:%' ORDER BY nonce DESC LIMIT 1")
+        return str(found.hash)
+
+    async def journal(self, where: str = "true") -> list[Any]:
+        engine = credentials.engine_of(self.built.database_url)
+        async with engine.connect() as connection:
+            found = list(await connection.execute(text(f"SELECT * FROM chain_transactions WHERE {where}")))
+        await engine.dispose()
+        return found
+
+    async def plan(self, peers: list[Peer]) -> None:
+        """Cut anew over these nodes, and wait until that serves."""
+        before = (await self.shown())["planned_epoch"]
+        async with self.built.client() as client:
+            body = {"node_ids": [peer.node_id for peer in peers]}
+            answer = await client.post(f"/pools/{self.pool_id}/plan", json=body)
+            assert answer.status_code == 200, answer.text
+
+        async def serves() -> bool:
+            return bool((await self.shown())["serving_epoch"] == before + 1)
+
+        await until(serves)
+
+    async def pay(self, gda_pool: str, wei: int) -> None:
+        """An income of so much at once, from anvil's first account."""
+        admin, usdc, usdcx = anvil.dev_account().address, self.known.at("USDC"), self.known.at("USDCx")
+        for to, data in (
+            (usdc, abi.call("mint(address,uint256)", admin, wei // 10**12)),
+            (usdc, abi.call("approve(address,uint256)", usdcx, wei // 10**12)),
+            (usdcx, abi.call("upgrade(uint256)", wei)),
+            (
+                self.known.at("GDAv1Forwarder"),
+                abi.call(
+                    "distribute(address,address,address,uint256,bytes)", usdcx, admin, gda_pool, wei, b""
+                ),
+            ),
+        ):
+            asked = {"from": admin, "to": to, "data": "0x" + data.hex()}
+            assert (
+                await receipt_of(self.rpc, await self.rpc.ask("eth_sendTransaction", asked), 30)
+            ).succeeded
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    directory = tmp_path_factory.mktemp("coalition")
+    async with deployed_chain() as (rpc, known):
+        path = directory / "31337.json"
+        manifest.write(path, known)
+        chain = {"CHAIN_RPC_URL": rpc.url, "COMPUTEPOOL_CHAIN_MANIFEST": str(path)}
+        async with house(directory, gateway=True, **chain) as built:
+            peers = [await Peer.join(built, name, silent) for name in ("one", "two")]
+            settings = Settings(
+                state_dir=directory / "state",
+                database_url=SecretStr(built.database_url),
+                gateway_url=built.url,
+                chain_rpc_url=rpc.url,
+                chain_manifest=path,
+            )
+            made = World(built, rpc, known, peers, settings)
+            made.pool_id = await form(built, peers, "dear", price_wei_per_s=str(PRICE))
+            yield made
+            for peer in peers:
+                await peer.leave()
+
+
+async def test_a_priced_pool_is_opened_once_and_pays_its_operators_by_their_layers(world: World) -> None:
+    assert (await world.shown())["coalition"] is None
+    with pytest.raises(CoalitionNotOpened, match="payout key"):
+        await world.open(dirs=[world.peers[0].directory])
+    row = await world.open()
+    contract = Contract(artifact("Coalition"), row["coalition"])
+    assert str(await contract.read(world.rpc, "gdaPool")).lower() == row["gda_pool"].lower()
+    assert (row["paid_epoch"], row["chain_epoch"], row["serving_epoch"]) == (1, 1, 1)
+    gda_pool = Contract(artifact("SuperfluidPool", "superfluid"), row["gda_pool"])
+    units = {
+        peer.node_id: await gda_pool.read(world.rpc, "getUnits", peer.keys.payout_wallet)
+        for peer in world.peers
+    }
+    assert units == {shard["node_id"]: shard["units"] for shard in row["shards"]}
+    assert sum(units.values()) == 10_000
+    for peer in world.peers:
+        bond = await contract.read(world.rpc, "bondOf", peer.keys.payout_wallet)
+        assert bond == await contract.read(world.rpc, "bondNeeded")
+    sent = len(await world.journal())
+    assert await world.open() == row
+    assert len(await world.journal()) == sent
+
+
+async def test_a_claim_that_the_chain_does_not_bear_out_is_refused(world: World) -> None:
+    row = await world.open()
+    assert (await world.claim())[0] == 200
+    assert await world.claim(coalition=world.known.at("USDC")) == (409, "coalition_unproven")
+    assert await world.claim(epoch=7) == (409, "coalition_epoch_stale")
+    assert await world.claim(transaction="0x" + "11" * 32) == (409, "coalition_unconfirmed")
+    other = (await world.journal("intent LIKE '%:bond:0'"))[0].hash
+    assert await world.claim(transaction=other) == (409, "coalition_unproven")
+    for name, peers in (("same", world.peers), ("less", world.peers[:1])):
+        pool_id = await form(world.built, peers, name, price_wei_per_s=str(PRICE))
+        assert await world.claim(pool_id) == (409, "coalition_unproven")
+    free = await form(world.built, world.peers, "free")
+    assert await world.claim(free) == (409, "pool_is_free")
+    assert await world.shown() == row
+
+
+async def test_a_price_that_would_leave_a_residue_is_refused(world: World) -> None:
+    body = {"name": "odd", "model": "tales", "weights_digest": "ab" * 32, "price_wei_per_s": str(PRICE + 1)}
+    async with world.built.client() as client:
+        answer = await client.post("/pools", json=body)
+    assert (answer.status_code, answer.json()["param"]) == (400, "price_wei_per_s")
+
+
+async def test_another_plan_is_paid_by_another_epoch_and_the_same_seats_by_the_same(world: World) -> None:
+    first = await world.open()
+    await world.plan(world.peers[:1])
+    alone = await world.open()
+    assert (alone["paid_epoch"], alone["chain_epoch"]) == (2, 2)
+    assert alone["coalition"] == first["coalition"]
+    assert alone["gda_pool"] != first["gda_pool"]
+    sent = len(await world.journal())
+    await world.plan(world.peers[:1])
+    again = await world.open()
+    assert (again["paid_epoch"], again["chain_epoch"], again["gda_pool"]) == (3, 2, alone["gda_pool"])
+    assert len(await world.journal()) == sent
+
+
+async def test_an_operator_sees_and_takes_what_every_epoch_has_paid_it(world: World) -> None:
+    row = await world.open()
+    coalition = Contract(artifact("Coalition"), row["coalition"])
+    operator, pools = world.peers[0].keys.payout, [(world.pool_id, row["coalition"])]
+    old = await coalition.read(world.rpc, "gdaPoolOf", 1)
+    await world.pay(old, 10**18)
+    await world.pay(row["gda_pool"], 3 * 10**18)
+    before = await purse_of(world.rpc, world.known, operator.address, pools)
+    share = before.incomes[0].units
+    assert 0 < share < 10_000
+    assert [income.claimable_wei for income in before.incomes] == [share * 10**14, 3 * 10**18]
+    assert [income.claimed_wei for income in before.incomes] == [0, 0]
+    sent = await withdraw(world.rpc, world.known, operator, pools)
+    assert len(sent) == 3
+    after = await purse_of(world.rpc, world.known, operator.address, pools)
+    assert [income.claimable_wei for income in after.incomes] == [0, 0]
+    assert [income.claimed_wei for income in after.incomes] == [share * 10**14, 3 * 10**18]
+    assert after.usdcx_wei == 0
+    assert after.usdc_micro - before.usdc_micro == share * 100 + 3_000_000
+    assert await withdraw(world.rpc, world.known, operator, pools) == ()
