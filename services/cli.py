@@ -12,7 +12,16 @@ from typing import Annotated
 
 import typer
 
-from services import cli_audit, cli_chain, cli_chaos, cli_facilitator, cli_log, cli_network, cli_worker
+from services import (
+    cli_audit,
+    cli_chain,
+    cli_chaos,
+    cli_facilitator,
+    cli_log,
+    cli_network,
+    cli_operator,
+    cli_worker,
+)
 from services.cli_output import Json, report, show
 
 app = typer.Typer(
@@ -34,11 +43,17 @@ def up(
     nodes: Annotated[int, typer.Option(min=0, max=16, help="Local nodes to start.")] = 2,
     model: Annotated[str, typer.Option(help="Model directory, or its name below the model dirs.")] = "tales",
     pool: Annotated[str, typer.Option(help="The pool's name, which clients send as `model`.")] = "",
+    price: Annotated[
+        str,
+        typer.Option(
+            help="Wei of USDC (10^-18) for a request's second, a multiple of 10^12; 0: a free pool."
+        ),
+    ] = "0",
 ) -> None:
     """Start the network on this machine and leave it running (--nodes 0: without nodes and pool)."""
     from services.cli_stack import bring_up
 
-    asyncio.run(bring_up(nodes, model, pool))
+    asyncio.run(bring_up(nodes, model, pool, price))
 
 
 @app.command()
@@ -141,6 +156,7 @@ cli_chain.register(app)
 cli_chaos.register(app)
 cli_facilitator.register(app)
 cli_worker.register(app)
+cli_operator.register(app)
 app.add_typer(bench_app, name="bench")
 
 

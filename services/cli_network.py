@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -121,6 +122,47 @@ def pools_map(
         print_json({"pools": shown})
     else:
         print("\n\n".join(drawn(one) for one in shown) or "no pools")
+
+
+@pools_app.command("open-coalition")
+def pools_open_coalition(
+    pool: Annotated[str, typer.Argument(help="A name or an id; see `computepool pools`.")],
+    directory: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--dir", help="A node's directory, with its payout key; repeatable. Default: local nodes."
+        ),
+    ] = None,
+    terms: Annotated[
+        Path | None, typer.Option(help="JSON file with the coalition's terms. The local chain needs none.")
+    ] = None,
+    json: Json = False,
+    token: Token = "",
+) -> None:
+    """Make a priced pool payable: contract, bonds, consents, epoch. Again after a change of its plan."""
+    row = asyncio.run(_open_coalition(pool, directory, terms, token, quiet=json))
+    if json:
+        print_json(row)
+    else:
+        print(f"plan {row['paid_epoch']} of {row['name']} is paid by {row['gda_pool']} ({row['coalition']})")
+
+
+async def _open_coalition(
+    pool: str, directories: list[Path] | None, terms: Path | None, token: str, *, quiet: bool
+) -> dict[str, Any]:
+    from services.coalition_opening import open_coalition
+    from services.stack.client import local_settings, operator_token
+
+    settings = local_settings()
+    nodes = directories or sorted(path for path in (settings.state_dir / "nodes").glob("*") if path.is_dir())
+    async with AsyncExitStack() as stack:
+        token = token or await stack.enter_async_context(operator_token(settings))
+        rows = [one for one in await _everything("/pools", token) if one["status"] != "retired"]
+        chosen = next((one for one in rows if pool in (one["name"], one["pool_id"])), None)
+        if chosen is None:
+            raise Failure("pool_unknown", f"no pool has the name or id {pool!r}", "computepool pools")
+        say = (lambda _: None) if quiet else print
+        return await open_coalition(settings, token, chosen["pool_id"], nodes, terms_file=terms, say=say)
 
 
 async def _everything(path: str, token: str) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from events.shares import WEI_PER_MICRO
 from services.cli_output import Failure
 from services.settings import Settings
 from services.stack import register
@@ -26,7 +27,7 @@ POLL_S = 0.1
 STOP_WITHIN_S = 90.0
 
 
-async def bring_up(nodes: int, model: str, pool: str) -> None:
+async def bring_up(nodes: int, model: str, pool: str, price: str = "0") -> None:
     """Start the supervisor detached, follow its progress, print what to try. Raises Failure."""
     settings = Settings()
     state_dir = settings.state_dir
@@ -40,12 +41,19 @@ async def bring_up(nodes: int, model: str, pool: str) -> None:
         raise Failure("stack_survivors", f"still running from a killed start: {names}", "computepool down")
     if nodes:
         _check_model(model, settings.model_dirs)
+    if not price.isdecimal() or int(price) % WEI_PER_MICRO:
+        text = f"{price!r} is no whole number of micro-USDC per second"
+        raise Failure("price_invalid", text, f"--price {50 * WEI_PER_MICRO}")
     logs = state_dir / "logs"
     logs.mkdir(parents=True, exist_ok=True, mode=0o700)
     argv = [sys.executable, "-m", "services.stack.detached", "--nodes", str(nodes), "--model", model]
     with (logs / "supervisor.log").open("wb") as log:
         child = subprocess.Popen(
-            [*argv, "--pool", pool], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            [*argv, "--pool", pool, "--price", str(int(price))],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     await _follow_start(child, state_dir)
     await _say_what_to_try(local_settings(settings), pool or Path(model).name, nodes)

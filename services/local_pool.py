@@ -35,19 +35,22 @@ async def form_pool(
     name: str,
     dtype: str = "float32",
     kv_slots: int = 4,
+    price_wei_per_s: str = "0",
     within_s: float = 180.0,
     say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Propose `model_dir` as pool `name`, let every node accept, plan, and wait until it serves.
 
-    A pool of that name, digest and nodes that serves is returned. Raises PoolNotFormed, GatewayRefused.
+    A pool of that name, digest, price and nodes that serves is returned.
+
+    Raises PoolNotFormed, GatewayRefused.
     """
     digest = await weights_digest(model_dir)
     say(f"weights digest {digest[:16]}…")
     async with client(gateway_url, operator_token) as rest:
         node_ids = [NodeKeys.load_or_make(path).node_id for path in node_dirs]
         await _until_usable(rest, node_ids, within_s, say)
-        known = await _serving(rest, name, digest, node_ids)
+        known = await _serving(rest, name, digest, price_wei_per_s, node_ids)
         if known is not None:
             return known
         body = {
@@ -56,6 +59,7 @@ async def form_pool(
             "weights_digest": digest,
             "dtype": dtype,
             "kv_slots": kv_slots,
+            "price_wei_per_s": price_wei_per_s,
         }
         proposed = checked(await rest.post("/pools", json=body))
         pool_id = str(proposed["pool_id"])
@@ -108,11 +112,12 @@ async def _until_usable(rest: httpx.AsyncClient, node_ids: Sequence[str], within
 
 
 async def _serving(
-    rest: httpx.AsyncClient, name: str, digest: str, node_ids: Sequence[str]
+    rest: httpx.AsyncClient, name: str, digest: str, price_wei_per_s: str, node_ids: Sequence[str]
 ) -> dict[str, Any] | None:
     page = checked(await rest.get("/pools", params={"limit": 100}))
     for item in page["items"]:
-        same = item["name"] == name and item["weights_digest"] == digest and item["status"] == "active"
+        terms = (item["name"], item["weights_digest"], item["price_wei_per_s"])
+        same = terms == (name, digest, price_wei_per_s) and item["status"] == "active"
         if same and {shard["node_id"] for shard in item["shards"]} == set(node_ids):
             return dict(item)
     return None

@@ -13,13 +13,12 @@ from events import node, pool
 from services import control
 from services.chain import manifest, openings
 from services.chain.coalitions import Seat
-from services.chain.networks import ChainUnknown, network_of
-from services.chain.rpc import ChainAway, RpcRefused, connected
+from services.chain.rpc import ChainAway, RpcRefused
 from services.gateway.auth import Here, Operator
 from services.gateway.commands import command
 from services.gateway.idempotency import Answer, Attempt
 from services.gateway.pools import PoolId, known_pool_id
-from services.gateway.refusals import ChainUnavailable, CoalitionUnconfirmed, CoalitionUnproven
+from services.gateway.refusals import ChainAwayProblem, CoalitionUnconfirmed, CoalitionUnproven
 from services.gateway.state import Gateway
 
 router = APIRouter(tags=["Pools"])
@@ -86,19 +85,15 @@ async def _seat(here: Gateway, shard: pool.Shard) -> Seat:
 
 
 async def _on_chain(here: Gateway, body: OpenCoalition, seats: tuple[Seat, ...]) -> openings.Opening:
-    """Raises ChainUnavailable, CoalitionUnproven, CoalitionUnconfirmed."""
-    url = here.settings.chain_rpc_url
-    if url is None:
-        raise ChainUnavailable("CHAIN_RPC_URL is not set.")
+    """Raises ChainAwayProblem, CoalitionUnproven, CoalitionUnconfirmed."""
+    chain = await here.till.chain()
     try:
-        async with connected(url) as rpc:
-            network = network_of(await rpc.chain_id())
-            if network.chain_id != here.settings.chain_id:
-                raise ChainUnavailable(f"CHAIN_RPC_URL is chain {network.chain_id}, not the network's.")
-            known = manifest.read(here.settings.manifest_of(network.chain_id))
-            return await openings.opening_of(rpc, network, known, body.coalition, body.transaction, seats)
-    except (ChainAway, RpcRefused, ChainUnknown, manifest.NotDeployed) as away:
-        raise ChainUnavailable(str(away)) from away
+        known = manifest.read(here.settings.manifest_of(chain.network.chain_id))
+        return await openings.opening_of(
+            chain.rpc, chain.network, known, body.coalition, body.transaction, seats
+        )
+    except (ChainAway, RpcRefused, manifest.NotDeployed) as away:
+        raise ChainAwayProblem(str(away)) from away
     except openings.OpeningUnproven as unproven:
         raise CoalitionUnproven(str(unproven)) from unproven
     except openings.OpeningUnconfirmed as shallow:

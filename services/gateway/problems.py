@@ -73,7 +73,6 @@ TABLE: dict[str, Answered] = {
     "gateway_stopping": Answered(503, True),
     "too_many_feeds": Answered(429, True),
     # parts of the house
-    "chain_unavailable": Answered(503, True),
     "coalition_unproven": Answered(409, False),
     "coalition_unconfirmed": Answered(409, True),
     "log_unavailable": Answered(503, True),

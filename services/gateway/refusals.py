@@ -323,13 +323,6 @@ class CoalitionUnconfirmed(Problem):
     remedy = "Wait for a few blocks and send it again."
 
 
-class ChainUnavailable(Problem):
-    """The gateway has no chain, or the chain's RPC does not answer."""
-
-    code = "chain_unavailable"
-    remedy = "Try again; the operator looks at CHAIN_RPC_URL and `computepool ps`."
-
-
 class LogUnavailableProblem(Problem):
     """The event log does not answer."""
 

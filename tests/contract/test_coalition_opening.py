@@ -1,5 +1,9 @@
 """A priced pool becomes payable and its operators get their money: real processes, a real anvil and keys."""
 
+import asyncio
+import json
+import os
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +74,25 @@ class World:
             found = list(await connection.execute(text(f"SELECT * FROM chain_transactions WHERE {where}")))
         await engine.dispose()
         return found
+
+    async def command(self, *words: str) -> dict[str, Any]:
+        """What the command line prints as JSON on the first node's machine."""
+        directory = self.peers[0].directory
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.cli", *words, "--json", "--dir", str(directory),
+            env={
+                **os.environ,
+                "COMPUTEPOOL_STATE_DIR": str(self.settings.state_dir),
+                "COMPUTEPOOL_GATEWAY_URL": self.built.url,
+                "COMPUTEPOOL_TOKEN": self.built.operator_token,
+                "COMPUTEPOOL_CHAIN_MANIFEST": str(self.settings.chain_manifest),
+                "CHAIN_RPC_URL": self.rpc.url,
+            },
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, _ = await process.communicate()
+        assert process.returncode == 0
+        return dict(json.loads(out))
 
     async def plan(self, peers: list[Peer]) -> None:
         """Cut anew over these nodes, and wait until that serves."""
@@ -197,10 +220,13 @@ async def test_an_operator_sees_and_takes_what_every_epoch_has_paid_it(world: Wo
     before = await purse_of(world.rpc, world.known, operator.address, pools)
     share = before.incomes[0].units
     assert 0 < share < 10_000
-    assert [income.claimable_wei for income in before.incomes] == [share * 10**14, 3 * 10**18]
-    assert [income.claimed_wei for income in before.incomes] == [0, 0]
-    sent = await withdraw(world.rpc, world.known, operator, pools)
-    assert len(sent) == 3
+    (shown,) = (await world.command("operator", "earnings"))["wallets"]
+    assert shown["wallet"] == operator.address
+    assert [one["claimable_wei"] for one in shown["incomes"]] == [str(share * 10**14), str(3 * 10**18)]
+    assert [one["claimable_usdc"] for one in shown["incomes"]][1] == "3"
+    assert [one["claimed_wei"] for one in shown["incomes"]] == ["0", "0"]
+    (taken,) = (await world.command("operator", "withdraw"))["wallets"]
+    assert len(taken["transactions"]) == 3
     after = await purse_of(world.rpc, world.known, operator.address, pools)
     assert [income.claimable_wei for income in after.incomes] == [0, 0]
     assert [income.claimed_wei for income in after.incomes] == [share * 10**14, 3 * 10**18]
