@@ -13,6 +13,10 @@ from services.chain.rpc import Receipt, Rpc
 
 GAS_MARGIN = 1.2
 """An estimate is of the chain as it is now; a block later the same call may need a little more."""
+SWALLOWED_GAS = 1_000_000
+"""An estimate is the least gas with which a call does not fail. A contract that goes on when an inner call
+fails (a refund, a short request's minimum) does so with too little gas as well, so this comes on top.
+"""
 
 
 class GasAboveCap(Exception):
@@ -56,7 +60,7 @@ async def gas_for(rpc: Rpc, network: Network, sender: str, to: str, data: bytes,
     estimate = await rpc.estimate(sender, to, data, value_wei)
     if estimate > network.gas_cap:
         raise GasAboveCap(f"{estimate} gas; {network.name} takes {network.gas_cap}")
-    return min(int(estimate * GAS_MARGIN), network.gas_cap)
+    return min(int(estimate * GAS_MARGIN) + SWALLOWED_GAS, network.gas_cap)
 
 
 def sign(

@@ -13,17 +13,15 @@ LOOK_S = 0.03
 LONGEST_LOOK_S = 0.25
 
 
-async def until_flowing(
-    events: EventLog, session_id: str, after_sequence: int, active: int, within_s: float
-) -> None:
-    """Until the stream pays for the request that the log knows since `after_sequence`, one of `active` then.
+async def until_flowing(events: EventLog, session_id: str, after_sequence: int, within_s: float) -> None:
+    """Until the stream pays for the request that the log knows since `after_sequence`.
 
     Raises StreamNotStarted, LogUnavailable.
     """
     deadline, look_s = time.monotonic() + within_s, LOOK_S
     while True:
         history = await events.history("stream", session_id)
-        if is_flowing(history.recorded, after_sequence, active):
+        if is_flowing(history.recorded, after_sequence):
             return
         if time.monotonic() > deadline:
             raise StreamNotStarted(f"Its start is not on the chain after {within_s:g} s.")
@@ -31,11 +29,11 @@ async def until_flowing(
         look_s = min(2 * look_s, LONGEST_LOOK_S)
 
 
-def is_flowing(told: Sequence[Recorded], after_sequence: int, active: int) -> bool:
+def is_flowing(told: Sequence[Recorded], after_sequence: int) -> bool:
     """Raises StreamNotStarted when it never will.
 
-    Either at least as many requests are paid for as ran then, or what was asked since then is what the chain
-    shows (another request may have ended meanwhile).
+    What runs already may be about to stop for a request that has ended, so only what was asked since then
+    counts: every start of a request asks for one more.
     """
     state = stream.stream.fold(item.event for item in told)
     if not isinstance(state, stream.Stream):
@@ -49,4 +47,4 @@ def is_flowing(told: Sequence[Recorded], after_sequence: int, active: int) -> bo
     if state.closed:
         raise StreamNotStarted("The session's escrow is closed.")
     asked = any(isinstance(event, stream.StartRequested) for event in since)
-    return state.active >= active or (asked and state.satisfied and state.active > 0)
+    return asked and state.satisfied and state.active > 0

@@ -159,8 +159,8 @@ class Relay:
     async def _await_money(self, begun: Handled) -> None:
         """Nothing is computed before its second is paid for. Raises StreamNotStarted, LogUnavailable."""
         try:
-            active, within_s = len(begun.state.running), self.here.settings.stream_start_within_s
-            await until_flowing(self.here.events, self.session_id, begun.sequence, active, within_s)
+            within_s = self.here.settings.stream_start_within_s
+            await until_flowing(self.here.events, self.session_id, begun.sequence, within_s)
         except BaseException:
             await asyncio.shield(self._end_unpaid())
             raise

@@ -7,8 +7,6 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,13 +14,8 @@ import msgspec
 import pytest
 import pytest_asyncio
 from eth_account.signers.local import LocalAccount
-from x402.schemas import PaymentRequired
 
-from events.chain import ChainRef
-from events.pool import CoalitionOpened
-from services import bus, control, vouchers
-from services.chain import manifest as manifests
-from services.credentials import engine_of
+from services import vouchers
 from services.facilitator.shapes import (
     REQUIRED,
     RESPONSE,
@@ -30,98 +23,29 @@ from services.facilitator.shapes import (
     Payment,
     Required,
     Settlement,
-    as_header,
     from_header,
 )
 from services.gateway import session_keys
 from services.typed_data import sign_typed
 from services.vouchers import VoucherRow
 from shard_runtime import messages
-from tests.anvil import deployed_chain
-from tests.contract.gateway_house import House, Peer, form, house, until
-from tests.paid_chain import RATE, PaidChain
-from tests.paying import Till, signed_anew, till_on, x402_client
+from tests.contract.gateway_house import Peer, until
+from tests.market import CHAT, Market, market_of
+from tests.paid_chain import RATE
+from tests.paying import signed_anew
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "max_completion_tokens": 8}
-
-
-@dataclass
-class Market:
-    """Two priced pools over one peer, one coalition; `unopened` has a price and no coalition."""
-
-    house: House
-    chain: PaidChain
-    till: Till
-    peer: Peer
-    pools: dict[str, str]
-
-    async def asked(self, path: str = "/sessions", model: str = "alpha", **more: Any) -> Required:
-        answer = await self.post(path, model, **more)
-        assert answer.status_code == 402, answer.text
-        return from_header(answer.headers[REQUIRED], Required)
-
-    async def post(
-        self, path: str, model: str, payment: Payment | None = None, token: str | None = None, **more: Any
-    ) -> httpx.Response:
-        body = {"/sessions": {}, "/v1/completions": {"prompt": "Hello", "max_tokens": 8}}.get(path, CHAT)
-        headers = {} if payment is None else {SIGNATURE: as_header(payment)}
-        async with self.house.client(token) as client:
-            return await client.post(path, json={"model": model, **body, **more}, headers=headers)
-
-    async def voucher(self, payer: LocalAccount, required: Required) -> Payment:
-        made = await x402_client(payer).create_payment_payload(
-            PaymentRequired.model_validate_json(msgspec.json.encode(required))
-        )
-        return msgspec.json.decode(made.model_dump_json(by_alias=True, exclude_none=True), type=Payment)
-
-    async def sessions(self) -> list[dict[str, Any]]:
-        async with self.house.client() as client:
-            return list((await client.get("/sessions", params={"limit": 200})).json()["items"])
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def market(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Market]:
-    directory: Path = tmp_path_factory.mktemp("market")
-    async with deployed_chain() as (rpc, manifest):
-        manifests.write(directory / "manifest.json", manifest)
-        environment = {
-            "CHAIN_RPC_URL": rpc.url,
-            "COMPUTEPOOL_CHAIN_MANIFEST": str(directory / "manifest.json"),
-            "COMPUTEPOOL_STREAM_START_WITHIN_S": "1",
-        }
-        chain = PaidChain(rpc, manifest)
-        await chain.prepare()
-        async with house(directory, gateway=True, **environment) as built:
-            peer = await Peer.join(built, "one", _never)
-            pools = {
-                name: await form(built, [peer], name, price_wei_per_s=str(RATE), context_length=64)
-                for name in ("alpha", "beta", "unopened")
-            }
-            for name in ("alpha", "beta"):
-                await _open_coalition(built, chain, pools[name])
-            engine = engine_of(built.database_url)
-            yield Market(built, chain, await till_on(rpc, manifest, engine), peer, pools)
-            await engine.dispose()
-            await peer.leave()
+    directory = tmp_path_factory.mktemp("market")
+    async with market_of(directory, _never, COMPUTEPOOL_STREAM_START_WITHIN_S="1") as built:
+        yield built
 
 
 async def _never(peer: Peer, command: messages.Generate, content: messages.SealedContent) -> None:
     """Whatever got here was computed without its money: the tests look at `peer.generated`."""
-
-
-async def _open_coalition(built: House, chain: PaidChain, pool_id: str) -> None:
-    """As the gateway tells the orchestrator once it has found the coalition on the chain."""
-    block = await chain.rpc.block()
-    at = ChainRef(31337, block.number, block.hash, block.timestamp, "0x" + "c0" * 32, 0)
-    opened = CoalitionOpened(chain.coalition, 31337, 1, 1, chain.gda_pool, at)
-    client_ = await bus.connect(built.nats.settings, "gateway")
-    try:
-        command_id = f"open-{pool_id}"
-        answer = await control.ask(client_, control.OpenCoalition(pool_id, opened), command_id, command_id)
-    finally:
-        await bus.close(client_)
-    assert answer.error_code is None, answer
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/sessions"])

@@ -1,0 +1,114 @@
+"""Paid answers, start to end: OpenAI's own client pays through x402's, tokens stream, the rest comes back.
+
+Real gateway, keeper, log, database, Superfluid on a real anvil; the peer computes nothing.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import openai
+import pytest
+import pytest_asyncio
+from x402.http.clients import x402HttpxClient
+
+from events import session, stream
+from services import bus
+from services.facilitator.shapes import RESPONSE, Settlement, from_header
+from services.gateway import session_keys
+from services.log import EventLog
+from shard_runtime import messages
+from tests.contract.gateway_house import Peer, until
+from tests.market import CHAT, Market, market_of
+from tests.paying import x402_client
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+ANSWER = ("Once ", "upon ", "a time")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def market(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Market]:
+    async with market_of(tmp_path_factory.mktemp("answers"), _tell, keeper=True) as built:
+        yield built
+
+
+async def _tell(peer: Peer, command: messages.Generate, content: messages.SealedContent) -> None:
+    for index, text in enumerate(ANSWER):
+        await peer.say(command, index, text, ids=(index,))
+    await peer.end(command, content, "".join(ANSWER), len(ANSWER))
+
+
+async def test_the_official_client_pays_by_x402_and_streams_and_what_is_not_used_comes_back(
+    market: Market,
+) -> None:
+    payer = await market.till.payer(1_000_000)
+    async with x402HttpxClient(x402_client(payer), timeout=60, trust_env=False) as http:
+        client = openai.AsyncOpenAI(base_url=f"{market.house.url}/v1", api_key="none", http_client=http)
+        asked = client.chat.completions.with_raw_response
+        raw = await asked.create(model="alpha", stream=True, **CHAT)
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in raw.parse()])
+    assert text == "".join(ANSWER)
+    paid = from_header(raw.headers[RESPONSE], Settlement)
+    assert paid.success
+    assert paid.amount is not None
+    assert await market.till.held(payer.address) == 1_000_000 - int(paid.amount)
+    session_id, key = raw.headers["x-computepool-session"], raw.headers[session_keys.HEADER]
+    async with market.house.client(key) as http_client:
+        both = await asyncio.gather(
+            *(http_client.post("/v1/chat/completions", json={"model": "alpha", **CHAT}) for _ in range(2))
+        )
+        assert [one.json()["choices"][0]["message"]["content"] for one in both] == ["".join(ANSWER)] * 2
+
+        async def idle() -> bool:
+            shown = (await http_client.get(f"/sessions/{session_id}")).json()
+            return all(one["finish_reason"] for one in shown["request_list"])
+
+        await until(idle)
+        assert (await http_client.post(f"/sessions/{session_id}/settle")).status_code == 200
+    assert len(market.peer.generated) == 3
+
+    reader = await bus.connect(market.house.nats.settings, "gateway")
+    try:
+        log = await EventLog.open(reader, None)
+
+        async def settled() -> bool:
+            state = await _session(log, session_id)
+            return isinstance(state, session.Closed) and state.settled is not None
+
+        await until(settled, within_s=60)
+        state = await _session(log, session_id)
+        assert isinstance(state, session.Closed)
+        assert state.settled is not None
+        flowed = stream.stream.fold(item.event for item in (await log.history("stream", session_id)).recorded)
+        assert isinstance(flowed, stream.Stream)
+        await _starts_before_every_answer(log, session_id)
+    finally:
+        await bus.close(reader)
+    assert state.settled.requests == 3
+    assert flowed.paid_wei + flowed.refund_wei == int(paid.amount) * 10**12
+    assert flowed.paid_wei > 0
+    refund_micro = int(state.settled.refund_wei) // 10**12
+    assert await market.till.held(payer.address) == 1_000_000 - int(paid.amount) + refund_micro
+
+
+async def _session(log: EventLog, session_id: str) -> session.SessionState:
+    history = await log.history("session", session_id)
+    return session.session.fold(item.event for item in history.recorded)
+
+
+async def _starts_before_every_answer(log: EventLog, session_id: str) -> None:
+    """The log holds a running stream between a request's start and its end."""
+    told = [
+        *(await log.history("session", session_id)).recorded,
+        *(await log.history("stream", session_id)).recorded,
+    ]
+    flows = False
+    for item in sorted(told, key=lambda one: one.position):
+        match item.event:
+            case stream.Started():
+                flows = True
+            case session.GenerationEnded():
+                assert flows
+            case stream.Stopped():
+                flows = False
+            case _:
+                pass
