@@ -69,6 +69,16 @@ class Openings:
         """What pays the operators of this plan; None: nothing does yet."""
         return next((one.gda_pool for one in reversed(self.told) if one.epoch == epoch), None)
 
+    def epoch_of(self, gda_pool: str) -> int | None:
+        """The first plan that it paid: a later one with the same seats changes nothing on the chain."""
+        paying = gda_pool.lower()
+        return next((one.epoch for one in self.told if one.gda_pool.lower() == paying), None)
+
+    @property
+    def paying(self) -> int | None:
+        """The plan whose operators get what streams now, by `epoch_of`."""
+        return self.epoch_of(self.told[-1].gda_pool) if self.told else None
+
     def decide(
         self, opened: CoalitionOpened, price_wei_per_s: str, epochs: Collection[int]
     ) -> tuple[CoalitionOpened, ...]:

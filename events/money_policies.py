@@ -35,8 +35,8 @@ def react(recorded: Recorded, view: View) -> tuple[Reaction, ...]:
             command = payment.RequestClose("start_failed")
             close = Do("session", key, command, policy_command_id(recorded.event_id, "close", 0))
             return (*_end_all(recorded, view, code), close)
-        case pool.EpochChanged(epoch):
-            return tuple(_follow_epoch(recorded, view, epoch))
+        case pool.CoalitionOpened():
+            return tuple(_follow_epoch(recorded, view))
         case _:
             return ()
 
@@ -87,12 +87,21 @@ def _follow_requests(recorded: Recorded, view: View) -> Iterator[Do]:
         yield Do("session", session_id, close, policy_command_id(recorded.event_id, "close", 0))
         return
     epoch = max((started.epoch for started in opened.running.values()), default=0)
+    if opened.running:
+        epoch = _paying(view, opened.terms.pool_id) or epoch
     command = stream.SetActive(opened.voucher.terms, epoch, len(opened.running), recorded.time_unix_ms)
     yield Do("stream", session_id, command, policy_command_id(recorded.event_id, "set-active", 0))
 
 
-def _follow_epoch(recorded: Recorded, view: View, epoch: int) -> Iterator[Do]:
+def _paying(view: View, pool_id: str) -> int | None:
+    """The plan whose operators the coalition pays; a newer one may serve while its epoch is not open."""
+    state = view.pools.get(pool_id)
+    return state.openings.paying if isinstance(state, pool.Forming) else None
+
+
+def _follow_epoch(recorded: Recorded, view: View) -> Iterator[Do]:
     """The new epoch's operators are paid from now on for what still runs in this pool."""
+    epoch = _paying(view, recorded.aggregate_id) or 0
     running = [
         (session_id, opened)
         for session_id, opened in view.sessions.items()

@@ -77,12 +77,9 @@ class Following:
                 pass
 
     def epoch_of(self, pool_id: str, gda_pool: str) -> int | None:
-        """The newest of the log's epochs whose operators this gda_pool pays."""
+        """The log's epoch whose operators this gda_pool pays."""
         state = self.view.pools.get(pool_id)
-        if not isinstance(state, pool.Forming):
-            return None
-        paying = gda_pool.lower()
-        return max((one.epoch for one in state.openings.told if one.gda_pool.lower() == paying), default=None)
+        return state.openings.epoch_of(gda_pool) if isinstance(state, pool.Forming) else None
 
     def forget(self) -> None:
         """Sessions that the view has forgotten."""

@@ -108,14 +108,33 @@ def test_a_start_that_failed_ends_the_request_and_the_session() -> None:
     assert close == payment.RequestClose("start_failed")
 
 
-def test_money_follows_the_epoch() -> None:
+def paid_by(epoch: int, chain_epoch: int) -> pool.CoalitionOpened:
+    gda_pool = f"0x{chain_epoch:040x}"
+    return pool.CoalitionOpened("0x" + "c0" * 20, 31337, epoch, chain_epoch, gda_pool, ref(epoch))
+
+
+def test_money_follows_the_epoch_that_the_coalition_has_opened() -> None:
+    """A plan that serves already, and whose operators nothing pays yet, is not asked of the chain."""
     money = Money()
-    money.tell("session", request_started(1))
-    later = pool.Planned(2, (money.view.pools[POOL].serving.shards), "again")  # type: ignore[union-attr]
-    money.tell("pool", later, of=POOL)
+    money.tell("pool", paid_by(1, 1), of=POOL)
+    (begun,) = commands(money.tell("session", request_started(1)))
+    assert (begun.epoch, begun.active) == (1, 1)
+    shards = money.view.pools[POOL].serving.shards  # type: ignore[union-attr]
+    money.tell("pool", pool.Planned(2, shards, "again"), of=POOL)
     ready = (pool.ShardReady(2, ulid(1), 1), pool.ShardReady(2, ulid(2), 1), pool.EpochChanged(2))
-    (moved,) = commands(money.tell("pool", *ready, of=POOL))
-    assert (moved.epoch, moved.active) == (2, 1)
+    assert not commands(money.tell("pool", *ready, of=POOL))
+    (more,) = commands(money.tell("session", request_started(2)))
+    assert (more.epoch, more.active) == (1, 2)
+    (moved,) = commands(money.tell("pool", paid_by(2, 2), of=POOL))
+    assert (moved.epoch, moved.active) == (2, 2)
+
+
+def test_a_plan_with_the_same_seats_asks_nothing_new_of_the_chain() -> None:
+    money = Money()
+    money.tell("pool", paid_by(1, 1), of=POOL)
+    money.tell("session", request_started(1))
+    (same,) = commands(money.tell("pool", paid_by(2, 1), of=POOL))
+    assert (same.epoch, same.active) == (1, 1)
 
 
 def test_a_budget_that_is_used_up_closes_the_session() -> None:
