@@ -45,6 +45,7 @@ TABLE: dict[str, Answered] = {
     "settlement_pending": Answered(402, False),
     "key_request_forged": Answered(403, False),
     "stream_not_started": Answered(503, True),
+    "budget_used_up": Answered(409, False),
     "chain_away": Answered(503, True),
     "credential_unknown": Answered(404, False),
     # idempotency and freshness

@@ -141,6 +141,13 @@ class StreamNotStarted(Problem):
     remedy = "Send the request again with the session's key; what is not used is refunded."
 
 
+class BudgetUsedUp(Problem):
+    """The session's voucher is used up, so the generation was stopped; what came until then was paid for."""
+
+    code = "budget_used_up"
+    remedy = "Pay for another session, with a larger budget_micro at POST /sessions."
+
+
 class ChainAwayProblem(Problem):
     """The chain does not answer, so nothing can be paid."""
 

@@ -28,6 +28,7 @@ from services.gateway.flowing import until_flowing
 from services.gateway.logprobs import Spelt
 from services.gateway.problems import of_code
 from services.gateway.refusals import (
+    BudgetUsedUp,
     Deadline,
     GatewayStopping,
     GenerationCancelled,
@@ -255,6 +256,8 @@ class Relay:
             if piece.text or piece.tokens:
                 quiet_since = time.monotonic()
                 yield piece
+            if tokens.finish_reason == "cancelled" and not self.route.is_free:
+                await self._check_budget()
             if tokens.finish_reason is not None:
                 self._finish(tokens)
 
@@ -303,6 +306,14 @@ class Relay:
             raise TokensLost("Tokens came without their log-probabilities.")
         spelt = [Spelt(spelled, self._unspelled.popleft()) for spelled in tokens.spelled]
         return tuple(one for one in spelt if one.spelled)
+
+    async def _check_budget(self) -> None:
+        """Raises BudgetUsedUp when that is why the network cancelled."""
+        history = await self.here.events.history("session", self.session_id)
+        state = session.session.fold(item.event for item in history.recorded)
+        if isinstance(state, session.OpenSession) and state.closing == "budget":
+            self._commanded = False
+            raise BudgetUsedUp(headers={"x-should-retry": "false"})
 
     def _finish(self, tokens: messages.Tokens) -> None:
         self._commanded = False

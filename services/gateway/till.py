@@ -41,7 +41,7 @@ from services.settings import Settings
 from services.vouchers import VoucherRow
 
 log = structlog.get_logger("gateway")
-RESUME_EVERY_S = 5.0
+RESUME_EVERY_S = 1.0
 SESSION_HEADER = "x-computepool-session"
 NO_RETRY = {"x-should-retry": "false"}
 """OpenAI's clients honour it: a retry of theirs would be answered 402 and pay a second time."""

@@ -2,10 +2,15 @@
 
 import asyncio
 import contextlib
+import json
+import os
+import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 import pytest_asyncio
@@ -17,7 +22,9 @@ from x402.schemas import PaymentPayload
 from x402.schemas import PaymentRequirements as X402Requirements
 
 from services.chain import abi, anvil
+from services.chain import manifest as manifests
 from services.facilitator import server
+from services.facilitator.shapes import FacilitatorRequest
 from services.facilitator.verify import PaymentInvalid, transfer
 from services.payer import Payer
 from tests.paying import PAYEE, Till, paid, signed_anew, till
@@ -148,6 +155,39 @@ async def test_of_many_settlements_at_once_over_http_one_succeeds(shop: Till) ->
         assert not again.is_valid
         assert again.invalid_reason == "invalid_exact_evm_nonce_already_used"
     assert await shop.held(PAYEE) - before == 5000
+
+
+async def test_the_command_serves_alone(shop: Till, tmp_path: Path) -> None:
+    manifests.write(tmp_path / "manifest.json", shop.manifest)
+    url = shop.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    environment = {
+        **os.environ,
+        "CHAIN_RPC_URL": shop.rpc.url,
+        "DATABASE_URL": url,
+        "COMPUTEPOOL_STATE_DIR": str(tmp_path),
+        "COMPUTEPOOL_CHAIN_MANIFEST": str(tmp_path / "manifest.json"),
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.cli", "facilitator", "--port", "0",
+        env=environment, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        line = await asyncio.wait_for(process.stdout.readline(), 60)
+        port = json.loads(line)["listening"]["port"]
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            answer = (await client.get("/supported")).json()
+            assert answer["kinds"] == [{"x402Version": 2, "scheme": "exact", "network": "eip155:31337"}]
+            assert (await client.post("/verify", content=b"{}")).status_code == 400
+            asked = shop.asked()
+            payment = await paid(await shop.payer(), asked)
+            body = msgspec.json.encode(FacilitatorRequest(2, payment, asked))
+            settled = (await client.post("/settle", content=body)).json()
+            assert settled["success"]
+            assert settled["transaction"].startswith("0x")
+    finally:
+        process.terminate()
+        await process.wait()
 
 
 @contextlib.asynccontextmanager

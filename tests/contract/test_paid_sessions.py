@@ -14,6 +14,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from eth_account.signers.local import LocalAccount
+from sqlalchemy import text
 
 from services import vouchers
 from services.facilitator.shapes import (
@@ -166,6 +167,10 @@ async def test_one_voucher_fifty_times_at_once_on_several_routes_and_pools_is_on
     amount = int(required.accepts[0].amount)
     assert await market.till.held(payer.address) == 10_000_000 - amount
     assert await market.till.held(required.accepts[0].pay_to) == amount
+    async with market.till.engine.connect() as connection:
+        sent = text("SELECT count(*) FROM chain_transactions WHERE intent LIKE 'voucher:%' || :nonce")
+        nonce = {"nonce": payment.payload.authorization.nonce.lower()}
+        assert (await connection.execute(sent, nonce)).scalar_one() == 1
     again = await market.post("/sessions", "alpha", payment)
     assert (again.status_code, again.headers["x-computepool-session"]) == (409, session_id)
     assert market.peer.generated == []
