@@ -11,17 +11,21 @@ import pytest
 import pytest_asyncio
 from x402.http.clients import x402HttpxClient
 
-from events import session, stream
+from events import payment, session, stream
+from events.envelope import Cause
 from services import bus
 from services.facilitator.shapes import RESPONSE, Settlement, from_header
 from services.gateway import session_keys
-from services.log import EventLog
+from services.gateway.state import now_ms
+from services.handle import handle
+from services.log import EventLog, Writer
 from shard_runtime import messages
 from tests.contract.gateway_house import Peer, until
 from tests.market import CHAT, Market, market_of
 from tests.paying import x402_client
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+LONG = 9
 ANSWER = ("Once ", "upon ", "a time")
 
 
@@ -32,6 +36,16 @@ async def market(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mark
 
 
 async def _tell(peer: Peer, command: messages.Generate, content: messages.SealedContent) -> None:
+    """A long answer goes on until it is cancelled."""
+    if command.max_tokens == LONG:
+        await peer.say(command, 0, "Once ", ids=(0,))
+
+        async def cancelled() -> bool:
+            return any(one.request_id == command.request_id for one in peer.cancelled)
+
+        await until(cancelled, within_s=60)
+        await peer.end(command, content, "Once ", 1, "cancelled")
+        return
     for index, text in enumerate(ANSWER):
         await peer.say(command, index, text, ids=(index,))
     await peer.end(command, content, "".join(ANSWER), len(ANSWER))
@@ -88,6 +102,37 @@ async def test_the_official_client_pays_by_x402_and_streams_and_what_is_not_used
     assert flowed.paid_wei > 0
     refund_micro = int(state.settled.refund_wei) // 10**12
     assert await market.till.held(payer.address) == 1_000_000 - int(paid.amount) + refund_micro
+
+
+async def test_an_answer_that_outlives_its_budget_is_stopped_and_says_so(market: Market) -> None:
+    payer = await market.till.payer(1_000_000)
+    client = await bus.connect(market.house.nats.settings, "gateway")
+    seed = (market.house.nats.settings.seeds_dir / "gateway.nk").read_bytes().strip()
+    log = await EventLog.open(client, Writer(seed, market.house.directory / "test.head"))
+    told: list[str] = []
+    try:
+        async with x402HttpxClient(x402_client(payer), timeout=60, trust_env=False) as http:
+            body = {"model": "alpha", **CHAT, "max_completion_tokens": LONG, "stream": True}
+            url = f"{market.house.url}/v1/chat/completions"
+            async with http.stream("POST", url, json=body) as answer:
+                session_id = answer.headers["x-computepool-session"]
+                async for line in answer.aiter_lines():
+                    told.append(line)
+                    if "Once" in line:
+                        # as the orchestrator's timer says when the escrow's hard stop has come
+                        used_up = payment.RequestClose("budget")
+                        cause = Cause(f"budget:{session_id}", "test", f"budget:{session_id}", now_ms())
+                        await handle(log, "session", session_id, used_up, cause)
+
+        async def refunded() -> bool:
+            state = await _session(log, session_id)
+            return isinstance(state, session.Closed) and state.settled is not None
+
+        await until(refunded, within_s=60)
+    finally:
+        await bus.close(client)
+    assert '"code":"budget_used_up"' in told[-2]
+    assert "data: [DONE]" not in told
 
 
 async def _session(log: EventLog, session_id: str) -> session.SessionState:
