@@ -20,6 +20,7 @@ from services import (
     cli_log,
     cli_network,
     cli_operator,
+    cli_pay,
     cli_worker,
 )
 from services.cli_output import Json, report, show
@@ -149,6 +150,18 @@ def bench_kv(
     kv.main(json=json, quick=quick)
 
 
+@bench_app.command("pay")
+def bench_pay(
+    json: Json = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Few rounds: shows only that it runs.")] = False,
+) -> None:
+    """A paid first token against a free one, the time of a verification, gas, seconds billed too much."""
+    sys.path.insert(0, str(ROOT))
+    from tests.bench import pay
+
+    pay.main(json=json, quick=quick)
+
+
 cli_network.register(app)
 cli_log.register(app)
 cli_audit.register(app)
@@ -157,6 +170,7 @@ cli_chaos.register(app)
 cli_facilitator.register(app)
 cli_worker.register(app)
 cli_operator.register(app)
+cli_pay.register(app)
 app.add_typer(bench_app, name="bench")
 
 

@@ -1,4 +1,4 @@
-"""The demo: a stack from nothing, a model cut over two processes, three prompts, and the proof of it.
+"""The demo: a stack from nothing, a model cut over two processes, paid prompts, and the proof of it all.
 
 Plays the operator and the client through the public interfaces only; knows nothing of how they do it. Every
 claim it prints is checked, and a claim that fails makes the exit code 1.
@@ -20,7 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from events.envelope import Recorded
-from services import bus, credentials
+from services import bus, credentials, demo_money
+from services.chain.rpc import connected
+from services.coalition_opening import open_coalition
+from services.demo_money import Market
 from services.gateway_rest import checked
 from services.gateway_rest import client as rest_client
 from services.local_pool import form_pool
@@ -38,7 +41,7 @@ MODEL = ROOT / "tests" / "models" / "tales"
 POOL = "tales"
 LABELS = ("north", "south")
 MAX_TOKENS = 160
-PROMPTS = (
+PROMPTS: tuple[str, str, str] = (
     "Tell me a story about a brave fox named Mira.",
     "Write a short story about a shy otter named Pim.",
     "What happened when an old kettle lost a brass key?",
@@ -89,11 +92,11 @@ async def run(model_dir: Path, out: Console) -> int:
             "model_dirs": (model_dir.parent,),
         }
     )
-    out.rule("[bold]1  starting: nats-server, PostgreSQL, orchestrator, projector, gateway")
+    out.rule("[bold]1  starting: nats-server, PostgreSQL, anvil, orchestrator, projector, keeper, gateway")
     async with stack_of(settings, sweep_first=True) as stack:
         _show_processes(out, stack, began)
         token = await _new_token(stack, "operator", "demo")
-        out.rule("[bold]2  two nodes join, a pool is proposed, accepted, planned, loaded")
+        out.rule("[bold]2  two nodes join; a pool with a price is formed, its operators bond and consent")
         joined = await stack.add_nodes(LABELS, token, (model_dir.parent,))
         for label, node in zip(LABELS, joined, strict=True):
             out.print(f"  node.registered    {node.node_id}  ({label}), log position {node.position}")
@@ -103,11 +106,20 @@ async def run(model_dir: Path, out: Console) -> int:
             [state_dir / "nodes" / label for label in LABELS],
             model_dir,
             name=POOL,
+            price_wei_per_s=str(demo_money.PRICE_WEI_PER_S),
             say=lambda line: out.print("  " + line),
+        )
+        directories = [state_dir / "nodes" / label for label in LABELS]
+        pool = await open_coalition(
+            stack.settings, token, pool["pool_id"], directories, say=lambda line: out.print("  " + line)
         )
         for shard in pool["shards"]:
             out.print(f"  {shard['node_id']}: layers {shard['first_layer']}..{shard['end_layer'] - 1}")
-        await _talk_and_prove(stack, token, pool, model_dir, claims)
+        url = stack.settings.chain_rpc_url or ""
+        async with rest_client(stack.settings.public_url, token) as rest, connected(url) as rpc:
+            contracts = demo_money.manifest_of(stack.settings)
+            market = Market(stack.settings, POOL, rpc, contracts, rest, out)
+            await _talk_and_prove(stack, token, pool, model_dir, claims, market)
     out.rule()
     left = [entry.name for entry in stack.supervisor.entries() if entry.state() == "running"]
     claims.check("everything that was started has stopped", not left, ", ".join(left))
@@ -136,19 +148,23 @@ def _show_processes(out: Console, stack: Stack, began: float) -> None:
 
 
 async def _talk_and_prove(
-    stack: Stack, token: str, pool: dict[str, Any], model_dir: Path, claims: Claims
+    stack: Stack, token: str, pool: dict[str, Any], model_dir: Path, claims: Claims, market: Market
 ) -> None:
     out, url = claims.console, stack.settings.public_url
-    key = await _new_token(stack, "api_key", "demo client")
-    client = AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=120)
-    out.rule("[bold]3  one prompt, streamed through the official openai client")
+    out.rule("[bold]3  402, one signed voucher, then a prompt through the official openai client")
+    await demo_money.refused_without_payment(market, claims.check)
+    agent = await market.agent("first")
+    bought = await agent.buy()
+    out.print(f"  session {agent.session_id}: {bought['paid_micro']} micro-USDC from {bought['payer']}")
+    client = AsyncOpenAI(base_url=f"{url}/v1", api_key=agent.key, max_retries=0, timeout=120)
     out.print(f"[cyan]> {PROMPTS[0]}[/]")
     first = await _streamed(client, PROMPTS[0], out)
-    out.rule("[bold]4  two prompts at once")
+    out.rule("[bold]4  two prompts at once in the same session")
     second, third = await asyncio.gather(*(_whole(client, prompt) for prompt in PROMPTS[1:]))
     for answer in (second, third):
         out.print(f"[cyan]> {answer.prompt}[/]\n{answer.text.strip()}\n")
     answers = (first, second, third)
+    await agent.settle()
 
     out.rule(f"[bold]5  the history of session {first.session_id}, from the log")
     history = await _history(stack.settings, first.session_id)
@@ -161,8 +177,11 @@ async def _talk_and_prove(
     out.rule("[bold]7  what was claimed, checked")
     types = [recorded.type.split(".")[1] for recorded in history]
     claims.check(
-        "the session's events are opened, request_started, generation_ended, settled",
-        types == ["opened", "request_started", "generation_ended", "settled"],
+        "the session was paid, opened, asked three times, closed and settled, in this order",
+        types[:3] == ["payment_verified", "payment_settled", "opened"]
+        and sorted(types[3:9]) == ["generation_ended"] * 3 + ["request_started"] * 3
+        and types[9:] == ["close_requested", "settled"],
+        ", ".join(types),
     )
     claims.check(
         "every answer ended by itself or at its limit, with text",
@@ -189,6 +208,13 @@ async def _talk_and_prove(
         all(alone[answer.prompt]["text"] == answer.text for answer in answers),
     )
     _show_timings(out, pool, answers, alone)
+    out.rule("[bold]9  money: side by side, walked away, run dry, withdrawn")
+    await demo_money.side_by_side(market, PROMPTS[:2], claims.check)
+    await demo_money.walks_away(market, PROMPTS[0], claims.check)
+    await demo_money.runs_dry(market, PROMPTS[1], claims.check)
+    north = stack.settings.state_dir / "nodes" / LABELS[0]
+    await demo_money.operator_withdraws(market, north, pool, claims.check)
+    await demo_money.accounts_balance(market, claims.check)
 
 
 async def _streamed(client: AsyncOpenAI, prompt: str, out: Console) -> Answer:
@@ -247,7 +273,7 @@ async def _whole(client: AsyncOpenAI, prompt: str) -> Answer:
     )
 
 
-async def _history(settings: Settings, session_id: str, within_s: float = 15) -> tuple[Recorded, ...]:
+async def _history(settings: Settings, session_id: str, within_s: float = 60) -> tuple[Recorded, ...]:
     """The session's events, read as an auditor, once it is settled."""
     client = await bus.connect(settings, "auditor")
     try:

@@ -3,6 +3,8 @@
 An API key sees its own, a session's key that one, an operator all. Knows no token of a model.
 """
 
+import asyncio
+import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -27,6 +29,8 @@ from services.typed_data import recovered_signer
 router = APIRouter(tags=["Sessions"])
 DEFAULT_TTL_S = 3600
 MAX_TTL_S = 86_400
+ENDS_WITHIN_S = 2.0
+"""A client may ask to settle before the end of the answer it just read stands in the log."""
 
 SessionId = Annotated[str, Path(description="a session's id")]
 
@@ -162,10 +166,16 @@ async def one_session(session_id: SessionId, here: Here, who: Payer) -> dict[str
 async def settle(session_id: SessionId, request: Request, here: Here, who: Payer) -> Response:
     async def act(attempt: Attempt) -> Answer:
         await _own_session(here, who, session_id)
-        handled = await handle(
-            here.events, "session", session_id, session.Settle(), _cause(attempt.command_id)
-        )
-        return Answer({"session_id": session_id, "position": handled.sequence})
+        deadline = time.monotonic() + ENDS_WITHIN_S
+        while True:
+            try:
+                cause = _cause(attempt.command_id)
+                handled = await handle(here.events, "session", session_id, session.Settle(), cause)
+                return Answer({"session_id": session_id, "position": handled.sequence})
+            except session.SessionBusy:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.05)
 
     return await here.idempotency.once(request, who, None, act)
 
