@@ -5,11 +5,14 @@ The keeper runs as a task or as its own process; between it and the chain stands
 
 import asyncio
 import contextlib
+import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from eth_account.signers.local import LocalAccount
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from events import payment, session, stream
@@ -18,8 +21,10 @@ from events.envelope import DECIDERS, Recorded, decode_commit
 from services import vouchers
 from services.access import NatsAccess
 from services.auditor.money import MoneyReport, audit_money
-from services.chain import abi, anvil
+from services.chain import abi
+from services.chain import manifest as manifests
 from services.chain.rpc import connected
+from services.chain.wallets import fund_local, wallet
 from services.chain_evidence import evidence_of
 from services.credentials import engine_of
 from services.handle import handle
@@ -34,11 +39,10 @@ from tests.aggregates import FAR_FUTURE_MS, cause, generation_ended, request_sta
 from tests.anvil import LOCAL, deployed_chain
 from tests.money_evidence import number_of
 from tests.paid_chain import CAP_MICRO, RATE, PaidChain, PaidSession
-from tests.projecting import Surroundings, surroundings
+from tests.projecting import ROOT, Surroundings, surroundings
 from tests.tcp_proxy import TcpProxy, tcp_proxy
 
 CAP = CAP_MICRO * 10**12
-KEY = anvil.dev_account(1)
 WITHIN_S = 60.0
 
 
@@ -50,6 +54,8 @@ class House:
     around: Surroundings
     engine: AsyncEngine
     proxy: TcpProxy
+    key: LocalAccount
+    """The controller's."""
     keeper_log: EventLog
     following: Following = field(default_factory=Following)
     """Of the keeper at work."""
@@ -147,7 +153,31 @@ class House:
         await self.chain.send(payer, to, abi.call(signature))
 
     @contextlib.asynccontextmanager
-    async def killed_at(self, step: bytes) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
+        """A keeper at work as a process of its own, as the stack runs it; killed by SIGKILL at the end."""
+        path = self.around.nats.directory / "keeper.log"
+        manifest = self.around.nats.directory / "manifest.json"
+        manifests.write(manifest, self.chain.manifest)
+        environment = os.environ | {
+            "DATABASE_URL": self.around.url,
+            "NATS_URL": self.around.settings.nats_url or "",
+            "COMPUTEPOOL_STATE_DIR": str(self.around.settings.state_dir),
+            "CHAIN_RPC_URL": f"http://127.0.0.1:{self.proxy.port}",
+            "COMPUTEPOOL_CHAIN_MANIFEST": str(manifest),
+        }
+        argv = (sys.executable, "-m", "services.keeper")
+        with path.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *argv, cwd=ROOT, env=environment, stdout=log, stderr=log
+            )
+        try:
+            yield
+        finally:
+            process.kill()
+            await process.wait()
+
+    @contextlib.asynccontextmanager
+    async def killed_at(self, step: bytes, process: bool = False) -> AsyncIterator[None]:
         """A keeper at work until it says `step` to the chain, which is never told; then it is gone."""
         reached = asyncio.Event()
 
@@ -156,7 +186,7 @@ class House:
                 reached.set()
             return not reached.is_set()
 
-        async with self.keeping():
+        async with self.running() if process else self.keeping():
             self.proxy.on_request = look
             yield
             async with asyncio.timeout(WITHIN_S):
@@ -167,10 +197,9 @@ class House:
     async def keeping(self) -> AsyncIterator["asyncio.Task[None]"]:
         """A keeper at work as a task of this process; cancelled at the end."""
         self.following = Following()
-        port = self.proxy.url.rpartition(":")[2]
-        async with connected(f"http://127.0.0.1:{port}", attempts=1, timeout_s=5) as rpc:
+        async with connected(f"http://127.0.0.1:{self.proxy.port}", attempts=1, timeout_s=5) as rpc:
             reading = Reading(rpc, LOCAL, self.chain.manifest)
-            task = asyncio.create_task(work(reading, KEY, self.engine, self.keeper_log, self.following))
+            task = asyncio.create_task(work(reading, self.key, self.engine, self.keeper_log, self.following))
             try:
                 yield task
             finally:
@@ -188,11 +217,15 @@ async def house() -> AsyncIterator[House]:
     async with surroundings() as around, deployed_chain() as (rpc, manifest):
         chain = PaidChain(rpc, manifest)
         await chain.prepare()
+        key = wallet(around.settings, "controller")
+        chain.controller = key.address
+        await fund_local(rpc, key.address)
+        await rpc.ask("anvil_impersonateAccount", key.address)
         engine = engine_of(around.url)
         client = await around.nats.connect("keeper")
         keeper_log = await EventLog.open(client, Writer.load(around.settings.seeds_dir / "keeper.nk"))
         async with tcp_proxy(int(rpc.url.rpartition(":")[2])) as proxy, policies(around):
-            yield House(chain, around, engine, proxy, keeper_log)
+            yield House(chain, around, engine, proxy, key, keeper_log)
         await engine.dispose()
 
 

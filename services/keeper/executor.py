@@ -20,6 +20,7 @@ from events import money_policies, stream
 from events.envelope import Cause
 from events.kernel import Rejected
 from services.chain import revert
+from services.chain.artifacts import artifact
 from services.chain.contract import Contract
 from services.chain.rpc import CallReverted, ChainAway, RpcRefused
 from services.chain.sender import Sender, SendRefused
@@ -131,14 +132,16 @@ class Executor:
                 attempts += sent
                 if sent and attempts < START_ATTEMPTS:
                     continue
-                if attempts >= START_ATTEMPTS and _starts(state):
-                    await self._fail(session_id, state, "start_attempts")
+                if sent and _starts(state):
+                    await self._fail(session_id, state, "start_refused")
+                    continue
             except CallReverted as why:
                 named = revert.named(why.data)
                 refused += 1
                 log.warning("refused", session_id=session_id, change=state.wanted.change, why=named)
-                if _starts(state) and (refused >= START_ATTEMPTS or _name(named) in FINAL):
-                    await self._fail_patiently(session_id, state, _code(named))
+                final = refused >= START_ATTEMPTS or _name(named) in FINAL
+                if _starts(state) and final and await self._fail_patiently(session_id, state, _code(named)):
+                    continue
             except VoucherMissing as missing:
                 log.error("voucher_missing", session_id=session_id, why=str(missing))
             except AWAY as away:
@@ -166,6 +169,8 @@ class Executor:
             return 0
         if status == FRESH:
             step, to, data = f"open-{active}", self.factory.address, await self._opening(paid, active)
+        elif active and await self._pays_already(escrow, paid, active):
+            return 0
         elif state.wanted.final:
             step, to, data = "close", escrow.address, escrow.calldata("close")
         else:
@@ -176,6 +181,15 @@ class Executor:
         log.info("sent", session_id=session_id, intent=intent, succeeded=receipt.succeeded)
         await self.reader.passed(receipt.block_number)
         return 1
+
+    async def _pays_already(self, escrow: Contract, paid: Paid, active: int) -> bool:
+        """So many requests to the newest gda_pool there is: the epoch that the log wants is not open yet."""
+        rpc = self.sender.rpc
+        if int(await escrow.read(rpc, "active")) != active:
+            return False
+        coalition = Contract(artifact("ICoalition"), await escrow.read(rpc, "coalition"))
+        paying, newest = await escrow.read(rpc, "gdaPool"), await coalition.read(rpc, "gdaPool")
+        return str(paying).lower() == str(newest).lower()
 
     async def _status(self, escrow: Contract) -> int:
         if not await self.sender.rpc.code(escrow.address):
@@ -197,11 +211,14 @@ class Executor:
                 raise VoucherMissing(f"the nonce of session {paid.session_id} is used and paid nothing")
         return self.factory.calldata("open", found.terms, found.voucher, active)
 
-    async def _fail_patiently(self, session_id: str, state: stream.Stream, code: str) -> None:
+    async def _fail_patiently(self, session_id: str, state: stream.Stream, code: str) -> bool:
+        """Whether the log holds it."""
         try:
             await self._fail(session_id, state, code)
         except AWAY as away:
             log.warning("delayed", session_id=session_id, why=str(away) or repr(away))
+            return False
+        return True
 
     async def _fail(self, session_id: str, state: stream.Stream, code: str) -> None:
         """The chain refuses this start for good."""

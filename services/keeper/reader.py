@@ -134,10 +134,11 @@ class ChainReader:
         return await logs.is_canonical(self.reading.rpc, at.block_number, at.block_hash)
 
     async def _catch_up(self) -> None:
-        """Escrows that were never read, up to the newest mark."""
+        """Escrows that were never read, up to the newest mark; nothing follows an entry that closed one."""
         upto = self._marks[-1].number
         for paid in list(self.following.paid.values()):
-            if paid.session_id in self._meters or paid.first_block is None:
+            known = self.following.view.streams.get(paid.session_id)
+            if paid.session_id in self._meters or paid.first_block is None or (known and known.closed):
                 continue
             address = paid.voucher.terms.escrow
             found = await self.reading.between(paid.first_block, upto, [address], [entries.topics()])
@@ -189,15 +190,16 @@ class ChainReader:
         fact = self._fact(paid, change, ours)
         command_id = f"fact:{self._key(change.at)}"
         try:
-            await self._do("stream", paid.session_id, stream.Observe(fact), command_id)
+            new = await self._do("stream", paid.session_id, stream.Observe(fact), command_id)
         except stream.StreamUnknown:
             # The payer opened and closed it without us: nobody had asked anything of it yet.
             terms = paid.voucher.terms
             close = stream.Close(terms, "payer", time.time_ns() // 1_000_000)
             await self._do("stream", paid.session_id, close, f"unasked:{paid.session_id}")
-            await self._do("stream", paid.session_id, stream.Observe(fact), f"{command_id}:asked")
-        name = str(fact.__struct_config__.tag)
-        log.info("fact", session_id=paid.session_id, name=name, block=change.at.block_number)
+            new = await self._do("stream", paid.session_id, stream.Observe(fact), f"{command_id}:asked")
+        if new:
+            name = str(fact.__struct_config__.tag)
+            log.info("fact", session_id=paid.session_id, name=name, block=change.at.block_number)
 
     def _fact(self, paid: Paid, change: Change, ours: bool) -> stream.Fact:
         if change.lost:
@@ -235,8 +237,11 @@ class ChainReader:
         """Names this telling of a fact: one that was taken back may be told again."""
         return f"{at.key}:{self.following.told[at.key]}"
 
-    async def _do(self, kind: str, key: str, command: Any, command_id: str) -> None:
-        """Until the log holds it and the view shows it. Raises StreamUnknown, LogUnavailable."""
+    async def _do(self, kind: str, key: str, command: Any, command_id: str) -> bool:
+        """Until the log holds it and the view shows it; whether it is new to the log.
+
+        Raises StreamUnknown, LogUnavailable.
+        """
         cause = Cause(command_id, key, command_id, time.time_ns() // 1_000_000)
         try:
             handled = await handle(self.events, kind, key, command, cause)
@@ -245,8 +250,9 @@ class ChainReader:
         except Rejected as refused:
             name = type(command).__name__
             log.error("fact_refused", kind=kind, id=key, command=name, code=refused.code, why=str(refused))
-            return
+            return False
         await self.following.wait_for(handled.sequence)
+        return bool(handled.events) and not handled.replayed
 
 
 def _place(entry: Log) -> tuple[int, str, str]:

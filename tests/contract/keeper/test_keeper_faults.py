@@ -34,18 +34,28 @@ async def test_a_keeper_that_dies_at_any_step_repeats_and_loses_nothing() -> Non
         assert report.settled == len(STEPS)
 
 
-async def dies_twice(here: House, number: int, step: bytes) -> None:
+@pytest.mark.long
+async def test_a_keeper_process_that_is_killed_at_any_step_repeats_and_loses_nothing() -> None:
+    async with house() as here:
+        for number, step in enumerate(STEPS, 600):
+            await dies_twice(here, number, step, process=True)
+        report = await here.sound()
+        assert report.settled == len(STEPS)
+
+
+async def dies_twice(here: House, number: int, step: bytes, process: bool = False) -> None:
     """At this step of a start, and at the same step of the last stop."""
+    at_work = here.running if process else here.keeping
     key, _ = await here.pay(number)
-    async with here.killed_at(step):
+    async with here.killed_at(step, process):
         await here.start(key, 1)
-    async with here.keeping():
+    async with at_work():
         await here.flows(key, 1)
     await here.chain.wait(5)
-    async with here.killed_at(step):
+    async with here.killed_at(step, process):
         await here.end(key, 1)
         await here.close(key)
-    async with here.keeping():
+    async with at_work():
         await here.settled(key)
     assert (await here.facts(key)).count("started") == 1
 
