@@ -31,6 +31,8 @@ def react(recorded: Recorded, view: View) -> tuple[Reaction, ...]:
             return (*_close(recorded, view, "payment_reverted"), *_cancel(recorded, view, "payment_reverted"))
         case stream.Started() | stream.Stopped() | stream.Liquidated() | stream.Reconciled():
             return tuple(_settle(recorded, view))
+        case stream.Reverted():
+            return tuple(_close_again(recorded, view))
         case stream.StartFailed(_, code):
             command = payment.RequestClose("start_failed")
             close = Do("session", key, command, policy_command_id(recorded.event_id, "close", 0))
@@ -121,6 +123,16 @@ def _close(recorded: Recorded, view: View, reason: stream.StopReason) -> Iterato
     command = stream.Close(opened.voucher.terms, reason, recorded.time_unix_ms)
     command_id = policy_command_id(recorded.event_id, "close-stream", 0)
     yield Do("stream", recorded.aggregate_id, command, command_id)
+
+
+def _close_again(recorded: Recorded, view: View) -> Iterator[Do]:
+    """A reorg opened an escrow again that another had closed, and whose session ended by that."""
+    key = recorded.aggregate_id
+    opened, state = view.sessions.get(key), view.streams.get(key)
+    ended = opened is None or opened.closing is not None
+    if state is not None and ended and not state.closed and not state.wanted.final:
+        command = stream.Close(state.terms, "payer", recorded.time_unix_ms)
+        yield Do("stream", key, command, policy_command_id(recorded.event_id, "close-again", 0))
 
 
 def _cancel(recorded: Recorded, view: View, reason: str) -> Iterator[Dispatch]:

@@ -217,10 +217,13 @@ async def house() -> AsyncIterator[House]:
     async with surroundings() as around, deployed_chain() as (rpc, manifest):
         chain = PaidChain(rpc, manifest)
         await chain.prepare()
+        much = abi.call("mint(address,uint256)", chain.payer.address, 1000 * CAP_MICRO)
+        await chain.send(chain.admin, chain.usdc, much)
         key = wallet(around.settings, "controller")
         chain.controller = key.address
         await fund_local(rpc, key.address)
         await rpc.ask("anvil_impersonateAccount", key.address)
+        await rpc.ask("anvil_mine", "0x10")  # So that no reorganisation of a test takes these back.
         engine = engine_of(around.url)
         client = await around.nats.connect("keeper")
         keeper_log = await EventLog.open(client, Writer.load(around.settings.seeds_dir / "keeper.nk"))

@@ -85,23 +85,26 @@ class ChainReader:
         if not self._marks:
             await self._begin()
         while True:
-            read = (self.reading.rpc, self.reading.network, self._marks)
-            step = await logs.read_on(*read, (), [entries.topics()])
+            newest, read = self._marks[-1], (self.reading.rpc, self.reading.network, self._marks)
+            stands = await logs.is_canonical(self.reading.rpc, newest.number, newest.hash)
+            step = await logs.read_on(*read, (), [entries.topics()]) if stands else TakenBack(newest)
             if isinstance(step, TakenBack):
-                log.warning("blocks_taken_back", to=step.to.number)
+                log.warning("blocks_taken_back", newest=newest.number)
                 self._marks, self._meters, self.upto = (), {}, -1
                 await self._begin()
                 self.taken_back.set()
                 continue
             self._forget()
-            await self._catch_up()
+            if not await self._catch_up():
+                continue
             if step is None:
                 break
             await self._take(step.logs)
             await self._arrivals(step.mark.number)
             await self._note(logs.after(self._marks, step))
-        if not self.ready.is_set():
+        if self.upto < self._marks[-1].number:
             await self._note(self._marks)
+        if not self.ready.is_set():
             self.ready.set()
             log.info("following", block=self.upto, escrows=len(self._meters))
 
@@ -133,8 +136,11 @@ class ChainReader:
     async def _stands(self, at: ChainRef) -> bool:
         return await logs.is_canonical(self.reading.rpc, at.block_number, at.block_hash)
 
-    async def _catch_up(self) -> None:
-        """Escrows that were never read, up to the newest mark; nothing follows an entry that closed one."""
+    async def _catch_up(self) -> bool:
+        """Escrows that were never read, up to the newest mark; nothing follows an entry that closed one.
+
+        False: the mark was taken back meanwhile.
+        """
         upto = self._marks[-1].number
         for paid in list(self.following.paid.values()):
             known = self.following.view.streams.get(paid.session_id)
@@ -143,13 +149,14 @@ class ChainReader:
             address = paid.voucher.terms.escrow
             found = await self.reading.between(paid.first_block, upto, [address], [entries.topics()])
             if not await logs.is_canonical(self.reading.rpc, upto, self._marks[-1].hash):
-                return
+                return False
             self._meters[paid.session_id] = Meter()
             try:
                 await self._take(found)
             except BaseException:
                 del self._meters[paid.session_id]
                 raise
+        return True
 
     def _forget(self) -> None:
         self.following.forget()

@@ -185,6 +185,17 @@ def test_a_closed_stream_is_remembered_for_a_while_because_of_reorgs() -> None:
     assert SESSION not in money.view.streams
 
 
+def test_an_escrow_that_a_reorg_opened_again_is_closed_again() -> None:
+    money = Money()
+    money.tell("session", request_started(1))
+    money.tell("stream", START, started(3), closed(9, 6))
+    money.tell("session", generation_ended(1), session.Settled(1, str(CAP), str(CAP - 6 * RATE)))
+    (close,) = commands(money.tell("stream", stream.Reverted((), "0", "0", ref(9))))
+    assert (close.terms, close.reason) == (TERMS, "payer")
+    money.tell("stream", stream.StopRequested(2, TERMS, True, "payer", 0))
+    assert commands(money.tell("stream", stream.Reverted((), "0", "0", ref(3)))) == []
+
+
 def test_a_verified_voucher_waits_for_its_settlement() -> None:
     told = serving()
     told.tell("session", SESSION, verified())
