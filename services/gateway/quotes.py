@@ -99,10 +99,15 @@ class Wanted:
 
 
 def quote_of(wanted: Wanted, controller: str, least_micro: int, now_unix_s: int) -> Quote:
-    """A new session's. The voucher is exactly `cap`: scheme `exact` knows no less."""
+    """A new session's. The voucher is exactly `cap`: scheme `exact` knows no less.
+
+    At once run only so many requests as it has deposits for: a stream that can't start ends the session.
+    """
     session = ULID()
     wei = wanted.rate_wei_per_s * (wanted.seconds + LOCKED_S)
     cap = wanted.budget_micro or max(least_micro, -(-wei // WEI_PER_MICRO))
+    affordable = cap * WEI_PER_MICRO // (wanted.rate_wei_per_s * (LOCKED_S + LEAST_S))
+    concurrent = max(1, min(wanted.slots, MOST_CONCURRENT, affordable))
     close_by = now_unix_s + wanted.ttl_s
     terms = EscrowTermsJson(
         payer=ANYBODY,
@@ -111,7 +116,7 @@ def quote_of(wanted: Wanted, controller: str, least_micro: int, now_unix_s: int)
         min_cap=str(cap),
         cap=str(cap),
         min_seconds_per_request=str(LEAST_S),
-        max_concurrent=str(max(1, min(wanted.slots, MOST_CONCURRENT))),
+        max_concurrent=str(concurrent),
         open_by=str(close_by),
         close_by=str(close_by),
         controller=controller,
