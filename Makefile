@@ -39,7 +39,7 @@ test: setup ## the checks, then every test that is not marked long (<= 10 minute
 
 test-long: setup ## chaos, long property runs, kill points with real processes (<= 30 minutes)
 	@cd contracts && FOUNDRY_PROFILE=long ../bin/forge test
-	@$(VENV)/pytest -m long || $(AGAIN)
+	@$(VENV)/pytest -m long -n 2 --dist loadscope || $(AGAIN)
 
 # Some tests need real servers to be quick enough. What failed beside others has to pass alone, shown both times.
 AGAIN = { [ $$? -eq 1 ] && echo "once more, alone: what failed" && $(VENV)/pytest --last-failed --last-failed-no-failures=none; }

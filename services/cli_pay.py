@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from services.cli_chain import chain_app
 from services.cli_output import Failure, Json, print_json
 
 MICRO = 1_000_000
@@ -34,6 +35,7 @@ Network = Annotated[
 def register(app: typer.Typer) -> None:
     app.command("pay")(pay)
     app.command("chat")(chat)
+    chain_app.command("faucet")(faucet)
 
 
 def pay(
@@ -86,6 +88,36 @@ def chat(
     said = asyncio.run(_talk(agent, prompts, max_tokens, quiet=json))
     if json:
         print_json(said)
+
+
+def faucet(
+    wallet: Annotated[Path, typer.Option(help="A key file; made (0600) when there is none.")],
+    amount: Annotated[str, typer.Option(help="USDC.")] = "10",
+    json: Json = False,
+) -> None:
+    """Give a wallet play money of the local chain, to try `pay` and `chat` with."""
+    held = asyncio.run(_mint(wallet, micro(amount)))
+    if json:
+        print_json(held)
+    else:
+        print(f"{held['wallet']} holds {usdc(held['usdc_micro'])} USDC of the local chain")
+
+
+async def _mint(path: Path, amount_micro: int) -> dict[str, Any]:
+    from services.chain import manifest, play_money, wallets
+    from services.chain.rpc import connected
+    from services.money_audit import ChainNotConfigured
+    from services.payer import wallet_of
+    from services.stack.client import local_settings
+
+    settings = local_settings()
+    if not settings.chain_rpc_url:
+        raise ChainNotConfigured(ChainNotConfigured.__doc__ or "")
+    account = wallet_of(path) if path.exists() else wallets.kept_at(path)
+    async with connected(settings.chain_rpc_url) as rpc:
+        contracts = manifest.read(settings.manifest_of(await rpc.chain_id()))
+        held = await play_money.mint(rpc, contracts, account.address, amount_micro)
+    return {"wallet": account.address, "usdc_micro": held}
 
 
 async def _talk(agent: Any, prompts: list[str] | None, max_tokens: int, *, quiet: bool) -> dict[str, Any]:

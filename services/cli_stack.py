@@ -56,7 +56,7 @@ async def bring_up(nodes: int, model: str, pool: str, price: str = "0") -> None:
             start_new_session=True,
         )
     await _follow_start(child, state_dir)
-    await _say_what_to_try(local_settings(settings), pool or Path(model).name, nodes)
+    await _say_what_to_try(local_settings(settings), pool or Path(model).name, nodes, priced=price != "0")
 
 
 def _check_model(model: str, model_dirs: Sequence[Path]) -> None:
@@ -93,7 +93,7 @@ async def _follow_start(child: subprocess.Popen[bytes], state_dir: Path) -> None
         await asyncio.sleep(POLL_S)
 
 
-async def _say_what_to_try(settings: Settings, pool: str, nodes: int) -> None:
+async def _say_what_to_try(settings: Settings, pool: str, nodes: int, *, priced: bool) -> None:
     from services import credentials
 
     database = settings.database_url
@@ -109,7 +109,10 @@ async def _say_what_to_try(settings: Settings, pool: str, nodes: int) -> None:
         print("\nan API key: computepool keys create --label me   then: export COMPUTEPOOL_KEY=…")
     body = f'{{"model":"{pool}","stream":true,"messages":[{{"role":"user","content":"Tell me a story."}}]}}'
     print(f"\ngateway: {url}   (page: {url}/docs)\ntry:")
-    if nodes:
+    if nodes and priced:
+        print("  computepool chain faucet --wallet me.key")
+        print(f"  computepool chat 'Tell me a story.' --model {pool} --wallet me.key")
+    elif nodes:
         print(f"  curl -N {url}/v1/chat/completions -H 'Authorization: Bearer {key}' \\")
         print(f"    -H 'Content-Type: application/json' -d '{body}'")
     print(f"  curl {url}/v1/models -H 'Authorization: Bearer {key}'")

@@ -18,12 +18,11 @@ from rich.table import Table
 
 from services import operator_income
 from services.agent import Agent, AnswerFailed, Spoken
-from services.chain import anvil, manifest
+from services.chain import manifest, play_money
 from services.chain.artifacts import artifact
 from services.chain.contract import Contract
 from services.chain.manifest import Manifest
 from services.chain.rpc import Rpc
-from services.chain.transactions import receipt_of
 from services.facilitator.shapes import REQUIRED, Required, from_header
 from services.gateway_rest import GatewayRefused, checked
 from services.money_audit import audit
@@ -53,15 +52,9 @@ class Market:
     async def agent(self, name: str, **terms: Any) -> Agent:
         """A new payer with 10 USDC of play money and no coins for gas."""
         account = Account.create()
-        usdc = Contract(artifact("MockUSDC"), self.manifest.at("USDC"))
-        data = usdc.calldata("mint", account.address, PURSE_MICRO)
-        owner = anvil.dev_account().address
-        asked = {"from": owner, "to": usdc.address, "data": "0x" + data.hex()}
-        made = await receipt_of(self.rpc, await self.rpc.ask("eth_sendTransaction", asked), 30)
-        if not made.succeeded:
-            raise RuntimeError(f"minting for {name} failed: {made.transaction}")
+        await play_money.mint(self.rpc, self.manifest, account.address, PURSE_MICRO)
         network = f"eip155:{self.settings.chain_id}"
-        payer = Payer(account, 2_000_000, frozenset({network}), frozenset({usdc.address}))
+        payer = Payer(account, 2_000_000, frozenset({network}), frozenset({self.manifest.at("USDC")}))
         return Agent(self.settings.public_url, self.pool, payer, **terms)
 
     async def usdc_of(self, account: str) -> int:

@@ -24,7 +24,11 @@ def wallet(settings: Settings, role: Role) -> LocalAccount:
     """The role's key, `<state dir>/keys/chain/<role>.key` (0600); made when there is none."""
     directory = settings.state_dir / "keys" / "chain"
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = directory / f"{role}.key"
+    return kept_at(directory / f"{role}.key")
+
+
+def kept_at(path: Path) -> LocalAccount:
+    """The key in a file of hex (0600); made when there is none."""
     if not path.exists():
         _write_new(path, os.urandom(32).hex())
     account: LocalAccount = Account.from_key(bytes.fromhex(path.read_text().strip()))

@@ -21,7 +21,7 @@ from x402.http import FacilitatorConfig, HTTPFacilitatorClient
 from x402.schemas import PaymentPayload
 from x402.schemas import PaymentRequirements as X402Requirements
 
-from services.chain import abi, anvil
+from services.chain import abi, anvil, play_money
 from services.chain import manifest as manifests
 from services.facilitator import server
 from services.facilitator.shapes import FacilitatorRequest
@@ -213,3 +213,13 @@ class Threaded:
 
     async def get_supported(self) -> Any:
         return await asyncio.to_thread(self.client.get_supported)
+
+
+async def test_the_local_chain_gives_play_money_to_whoever_asks(shop: Till) -> None:
+    account = "0x" + "7a" * 20
+    assert await play_money.mint(shop.rpc, shop.manifest, account, 5) == 5
+    assert await play_money.mint(shop.rpc, shop.manifest, account, 7) == 12
+    stranger = msgspec.structs.replace(shop.manifest, owner=PAYEE)
+    with pytest.raises(play_money.NoPlayMoney):
+        await play_money.mint(shop.rpc, stranger, account, 1)
+    assert await shop.held(account) == 12
