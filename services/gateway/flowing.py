@@ -18,15 +18,23 @@ async def until_flowing(events: EventLog, session_id: str, after_sequence: int, 
 
     Raises StreamNotStarted, LogUnavailable.
     """
-    deadline, look_s = time.monotonic() + within_s, LOOK_S
+    deadline, look_s, flowed = time.monotonic() + within_s, LOOK_S, False
     while True:
         history = await events.history("stream", session_id)
-        if is_flowing(history.recorded, after_sequence):
+        flows = is_flowing(history.recorded, after_sequence)
+        if flows and (flowed or any(_starts(item, after_sequence) for item in history.recorded)):
             return
+        flowed = flows
+        if flows:  # by what an earlier request started: its stop may be under way, so it is looked at twice
+            look_s = LONGEST_LOOK_S
         if time.monotonic() > deadline:
             raise StreamNotStarted(f"Its start is not on the chain after {within_s:g} s.")
         await asyncio.sleep(look_s)
         look_s = min(2 * look_s, LONGEST_LOOK_S)
+
+
+def _starts(item: Recorded, after_sequence: int) -> bool:
+    return item.sequence > after_sequence and isinstance(item.event, stream.Started)
 
 
 def is_flowing(told: Sequence[Recorded], after_sequence: int) -> bool:

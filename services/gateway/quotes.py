@@ -22,6 +22,9 @@ GOOD_FOR_S = 300
 WEI_PER_MICRO = 10**12
 LOCKED_S = 660
 """Superfluid's deposit of a running stream (600 s) and the escrow's margin: paid back, but needed."""
+GRACE_S = 3600
+"""So long after a session's end its escrow may still be opened and is nobody's to close but ours and the
+payer's: a session that nobody asked in is refunded by opening and closing it."""
 LEAST_S = 1
 """A shorter request pays for so long."""
 MOST_CONCURRENT = 8
@@ -68,6 +71,11 @@ class EscrowTermsJson(msgspec.Struct, frozen=True, rename="camel"):
         )
 
 
+def close_by_unix_ms(terms: EscrowTermsJson) -> int:
+    """When the session takes no more requests."""
+    return (int(terms.close_by) - GRACE_S) * 1000
+
+
 class Quote(msgspec.Struct, frozen=True, rename="camel"):
     """What one voucher would buy. `session`: the id it will have."""
 
@@ -82,7 +90,7 @@ class Quote(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def close_by_unix_ms(self) -> int:
-        return int(self.terms.close_by) * 1000
+        return close_by_unix_ms(self.terms)
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,7 @@ def quote_of(wanted: Wanted, controller: str, least_micro: int, now_unix_s: int)
     cap = wanted.budget_micro or max(least_micro, -(-wei // WEI_PER_MICRO))
     affordable = cap * WEI_PER_MICRO // (wanted.rate_wei_per_s * (LOCKED_S + LEAST_S))
     concurrent = max(1, min(wanted.slots, MOST_CONCURRENT, affordable))
-    close_by = now_unix_s + wanted.ttl_s
+    close_by = now_unix_s + wanted.ttl_s + GRACE_S
     terms = EscrowTermsJson(
         payer=ANYBODY,
         coalition=wanted.coalition,

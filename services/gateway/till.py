@@ -139,6 +139,7 @@ class Till:
             quote = quotes.quote_of(
                 wanted, chain.controller, self.settings.least_voucher_micro, int(time.time())
             )
+            longest_s -= quotes.GRACE_S
             if wanted.ttl_s > longest_s:
                 raise InvalidRequest(f"A session of this pool lasts {longest_s} s at most.", param="ttl_s")
             if not self.settings.least_voucher_micro <= quote.cap_micro <= limit_micro:
@@ -277,5 +278,5 @@ def _verified(row: VoucherRow) -> money.PaymentVerified:
         agreed,
         max_concurrent=int(terms.max_concurrent),
         single_request=False,
-        close_by_unix_ms=int(terms.close_by) * 1000,
+        close_by_unix_ms=quotes.close_by_unix_ms(terms),
     )

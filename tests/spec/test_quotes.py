@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.gateway.quotes import LEAST_S, LOCKED_S, MOST_CONCURRENT, Wanted, quote_of
+from services.gateway.quotes import GRACE_S, LEAST_S, LOCKED_S, MOST_CONCURRENT, Wanted, quote_of
 
 RATE = 10**12
 """One micro-USDC a second."""
@@ -26,3 +26,9 @@ def test_no_more_requests_at_once_than_the_money_can_start(slots: int, deposits:
     terms = quote_of(wanted(slots, budget), "0x" + "aa" * 20, 1, 0).terms
     assert int(terms.max_concurrent) == at_once
     assert terms.cap == terms.min_cap == str(budget)
+
+
+def test_a_session_ends_long_before_its_escrow_can_no_longer_be_opened() -> None:
+    quote = quote_of(wanted(slots=4), "0x" + "aa" * 20, 1, 1000)
+    assert quote.close_by_unix_ms == (1000 + 900) * 1000
+    assert int(quote.terms.open_by) == int(quote.terms.close_by) == 1000 + 900 + GRACE_S
