@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from shard_runtime import messages
 from tests.contract.gateway_house import House, Peer, form, house, until
@@ -43,6 +44,7 @@ async def lines_of(client: httpx.AsyncClient, begun: asyncio.Event) -> str:
     return "\n".join(seen)
 
 
+@pytest.mark.long
 async def test_each_part_that_goes_away_is_named_and_streams_end_with_a_word(tmp_path: Path) -> None:
     async with house(tmp_path) as built:
         peer = await Peer.join(built, "only", never_ends)

@@ -164,6 +164,7 @@ async def test_a_cancel_that_comes_first_keeps_the_request_from_beginning(shards
     assert (outcome.finish_reason, outcome.ids) == ("cancelled", [])
 
 
+@pytest.mark.long
 async def test_a_killed_shard_ends_the_request_and_a_restarted_one_serves_again(
     shards: Ring, pool_id: str
 ) -> None:

@@ -72,7 +72,7 @@ async def drained_at(pool: Cast, place: str, at: int, spare: int) -> tuple[list[
     return asked, leaver
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.long)])
 async def test_an_answer_survives_the_drain_of_each_place(
     workers: Ring, model_dir: Path, dtype: Dtype
 ) -> None:
@@ -118,6 +118,7 @@ async def test_a_cancel_in_the_middle_of_a_move_frees_everything_everywhere(
     await workers.unload(pool.pool_id)
 
 
+@pytest.mark.long
 async def test_when_the_successor_takes_nothing_the_answer_goes_on_in_the_old_ring(
     workers: Ring, model_dir: Path
 ) -> None:
@@ -140,6 +141,7 @@ async def test_when_the_successor_takes_nothing_the_answer_goes_on_in_the_old_ri
     await workers.unload(pool.pool_id)
 
 
+@pytest.mark.long
 async def test_a_killed_successor_costs_a_pause_and_nothing_else(workers: Ring, model_dir: Path) -> None:
     expected = generated(whole_model(model_dir, "float32"), PROMPT, TOKENS, SAMPLED).ids
     pool = await cast(workers, model_dir, "float32")

@@ -13,7 +13,7 @@ from services.leave import drain
 from services.projection_check import check
 from tests.e2e.network import POOL, Network, network
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300), pytest.mark.long]
 
 ASK: Any = [{"role": "user", "content": "Tell me a story about a brave fox called Mira."}]
 LONG: dict[str, Any] = {"temperature": 2.0, "seed": 1, "max_tokens": 400}
@@ -72,7 +72,7 @@ async def test_once_a_successor_accepts_the_entry_leaves_and_no_answer_notices(n
         assert left.still_in == ()
         gone.set()
 
-    await asyncio.gather(ask_on(), ask_on(), succeed())
+    await asyncio.gather(ask_on(), ask_on(), ask_on(), succeed())
     assert {text for text, _ in answers} == {expected}
     spare_id = next(node_id for node_id, label in net.labels.items() if label == SPARE)
     found = await pool_of(net)

@@ -342,7 +342,7 @@ async def feed(net: Network, session_id: str, **request: Any) -> list[dict[str, 
     return found
 
 
-@pytest.mark.parametrize("position", ["exit", "entry"])
+@pytest.mark.parametrize("position", ["entry", pytest.param("exit", marks=pytest.mark.long)])
 async def test_a_worker_killed_in_mid_stream_is_told_and_its_restart_serves_again(
     net: Network, position: str
 ) -> None:

@@ -128,7 +128,7 @@ async def under_fire(house: House, questions: list[Asked], shards: int) -> float
     return disturbed / undisturbed
 
 
-@pytest.mark.parametrize("shards", [2, 3])
+@pytest.mark.parametrize("shards", [2, pytest.param(3, marks=pytest.mark.long)])
 async def test_generations_under_fire_are_token_identical(house: House, shards: int) -> None:
     """Few generations, and on a busy machine answers look late: the ratio proper is that of the long test."""
     assert await under_fire(house, house.asked, shards) <= 2

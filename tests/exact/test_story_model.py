@@ -55,6 +55,7 @@ def _faults(answer: str, ended: bool, subject: Subject) -> list[str]:
     return faults
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", HELD_OUT)
 def test_tells_tales_for_wordings_never_trained_on(family: str) -> None:
     assert family not in TRAINING | DEVELOPMENT

@@ -231,7 +231,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize(("first", "end"), [(0, 4), (4, 8)])
+@pytest.mark.parametrize(("first", "end"), [pytest.param(0, 4, marks=pytest.mark.long), (4, 8)])
 def test_peak_memory_is_the_slice_even_when_it_is_verified(zoo: Path, first: int, end: int) -> None:
     """Half of `big` is loaded, hashed and run in its own process. VmHWM, as ru_maxrss is inherited."""
     digest = manifest_of(zoo / "big").digest

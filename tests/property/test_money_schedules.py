@@ -115,7 +115,9 @@ def _sum(entries: list[dict[str, Any]], column: str, value: str) -> int:
     return sum(int(row["amount_wei"]) for row in entries if row[column] == value)
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize(
+    "part", [0, *(pytest.param(part, marks=pytest.mark.long) for part in range(1, PARTS))]
+)
 def test_money_comes_out_right_after_any_schedule(part: int) -> None:
     reverted = reconciled = 0
     for seed in range(part, SCHEDULES, PARTS):

@@ -71,6 +71,7 @@ async def test_each_pair_of_three_talks_at_once(trio: list[MeshNode]) -> None:
         assert got == {a.peer_id: bodies[a.name, b.name] for a in nodes}
 
 
+@pytest.mark.long
 async def test_ten_thousand_messages_of_two_senders_none_lost_none_reordered(trio: list[MeshNode]) -> None:
     each = 5000
 

@@ -73,7 +73,9 @@ async def test_a_connection_closed_for_idleness_is_noticed_and_opened_again() ->
         assert await leaf.recv(None) is None
 
 
-@pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
+@pytest.mark.parametrize(
+    "kill", [False, pytest.param(True, marks=pytest.mark.long)], ids=["stopped", "killed"]
+)
 async def test_a_peer_that_stays_away_ends_in_a_502_while_its_sender_keeps_sending(kill: bool) -> None:
     async with mesh(2, redial_window_ms=500, dial_timeout_ms=1000) as (hub, leaf):
 
