@@ -23,6 +23,7 @@ from nats.aio.msg import Msg
 from events.envelope import Recorded
 from services import bus
 from services.auditor.verify import Report, verify
+from services.coalition_opening import open_coalition
 from services.join import MESH_CONFIG_FILE
 from services.local_pool import form_pool
 from services.log import EventLog, Writer
@@ -194,9 +195,12 @@ async def network(
     say: Callable[[str], None] = lambda _: None,
     stock_reorder_ms: int | None = None,
     spares: tuple[str, ...] = (),
+    price_wei_per_s: int = 0,
+    **settings_changed: Any,
 ) -> AsyncIterator[Network]:
     """Two nodes that serve `tales` as one pool, and `spares` that do nothing; all of it stops at the end.
 
+    With a price its coalition is opened, so that it can be paid.
     `stock_reorder_ms`: over stock mesh nodes whose messages overtake each other within so long; None: ours.
     """
     settings = Settings().model_copy(
@@ -207,6 +211,7 @@ async def network(
             "database_url": None,
             "nats_seeds_dir": None,
             "model_dirs": (MODEL.parent,),
+            **settings_changed,
         }
     )
     async with stack_of(settings) as stack:
@@ -217,5 +222,8 @@ async def network(
             if stock_reorder_ms is not None:
                 _as_stock(node, stock_reorder_ms)
             await start_node(stack.supervisor, node)
-        pool = await form_pool(stack.settings.public_url, operator, nodes, MODEL, name=POOL, say=say)
+        url, price = stack.settings.public_url, str(price_wei_per_s)
+        pool = await form_pool(url, operator, nodes, MODEL, name=POOL, price_wei_per_s=price, say=say)
+        if price_wei_per_s:
+            pool = await open_coalition(stack.settings, operator, pool["pool_id"], nodes)
         yield Network(stack, operator, await stack.new_token("api_key", "test client"), pool)
