@@ -182,6 +182,14 @@ class ReadModel:
             ]
         return row
 
+    async def flowing(self, limit: int) -> list[str]:
+        """Sessions whose money flows now, the newest first."""
+        streams = _TABLES["streams"]
+        async with self._reading() as connection:
+            chosen = select(streams.c.id).where(streams.c.status == "flowing")
+            newest = chosen.order_by(streams.c.created_position.desc()).limit(limit)
+            return [str(row["id"]) for row in await _all(connection, newest)]
+
     @contextlib.asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
         """One snapshot for everything read inside."""

@@ -30,6 +30,7 @@ from services.gateway import (
     feed,
     health,
     keys,
+    meters,
     nodes,
     openai,
     openai_completions,
@@ -108,7 +109,19 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    for room in (openai, openai_completions, sessions, pools, coalitions, nodes, keys, feed, health, page):
+    for room in (
+        openai,
+        openai_completions,
+        sessions,
+        meters,
+        pools,
+        coalitions,
+        nodes,
+        keys,
+        feed,
+        health,
+        page,
+    ):
         app.include_router(room.router)
     app.add_middleware(
         BoundedBody, max_bytes=settings.max_body_bytes, too_large=_too_large, too_deep=_too_deep

@@ -6,6 +6,7 @@ opened.
 """
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -18,18 +19,20 @@ from fastapi.responses import Response
 from events import session
 from events.envelope import DECIDERS, POSITION_STRIDE, Recorded, decode_commit
 from services.credentials import Principal
-from services.gateway import sse
+from services.gateway import meters, sse
 from services.gateway.auth import Here, Payer
 from services.gateway.problems import problem_body
 from services.gateway.refusals import InvalidRequest, LogHalted, Problem, TooManyFeeds
 from services.gateway.request_id import current_request_id
 from services.gateway.state import Gateway
-from services.log import Gap, LogRolledBack, StoredMessage
+from services.log import Gap, LogRolledBack, LogUnavailable, StoredMessage
 
 router = APIRouter(tags=["Feed"])
 log = structlog.get_logger("gateway")
 
 HEARTBEAT_S = 15.0
+METER_S = 1.0
+MOST_METERS = 20
 MAX_FEEDS = 64
 MAX_PAYERS = 4096
 
@@ -47,8 +50,11 @@ async def feed(
     type_: Annotated[
         str | None, Query(alias="type", max_length=64, description='an event type, e.g. "session.opened.v1"')
     ] = None,
+    metered: Annotated[
+        bool, Query(alias="meters", description="also a `meter` a second for each session that streams")
+    ] = False,
 ) -> Response:
-    """`Last-Event-ID` (a position) goes on after that event, and wins over `from`."""
+    """`Last-Event-ID` (a position) goes on after that event, and wins over `from`. Meters have no id."""
     if kind is not None and kind not in DECIDERS:
         raise InvalidRequest(f"kind is one of {', '.join(DECIDERS)}.", param="kind")
     seen = _seen(request.headers.get("last-event-id"))
@@ -68,7 +74,7 @@ async def feed(
         here.metrics.feeds.set(here.feeds)
 
     eyes = Eyes(here, who, -1 if seen is None else seen, kind, type_)
-    return sse.EventStream(_frames(here, eyes, after), close)
+    return sse.EventStream(_frames(here, eyes, after, metered), close)
 
 
 def _seen(given: str | None) -> int | None:
@@ -97,6 +103,13 @@ class Eyes:
             return recorded.kind == "session" and recorded.aggregate_id == self._who.id
         return recorded.kind == "session" and await self._payer(recorded) == self._who.payer
 
+    async def streaming(self) -> list[str]:
+        """The paid sessions whose meters are shown: an operator's all (up to a limit), a key's own."""
+        if not self._who.is_operator and self._who.kind != "session":
+            return []
+        flowing = await self._here.rows.flowing(MOST_METERS)
+        return [one for one in flowing if self._who.is_operator or one == self._who.id]
+
     async def _payer(self, recorded: Recorded) -> str:
         """Who opened the session; from its own first event, remembered for a while."""
         session_id = recorded.aggregate_id
@@ -112,17 +125,25 @@ class Eyes:
         return self._payers.get(session_id, "")
 
 
-async def _frames(here: Gateway, eyes: Eyes, after: int) -> AsyncIterator[bytes]:
+async def _frames(here: Gateway, eyes: Eyes, after: int, metered: bool) -> AsyncIterator[bytes]:
     messages: Any = here.events.read(after)
     stopping = asyncio.create_task(here.stopping.wait())
     coming: asyncio.Task[StoredMessage] | None = None
+    read_at, beat_at = 0.0, time.monotonic() + HEARTBEAT_S
     try:
         yield b": feed\n\n"
         while not here.stopping.is_set():
             coming = coming or asyncio.ensure_future(_next(messages))
-            await asyncio.wait({coming, stopping}, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
+            pause_s = METER_S if metered else HEARTBEAT_S
+            await asyncio.wait({coming, stopping}, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
+            if metered and time.monotonic() >= read_at:
+                read_at = time.monotonic() + METER_S
+                for session_id in await eyes.streaming():
+                    yield await _meter(here, session_id)
             if not coming.done():
-                yield sse.KEEP_ALIVE
+                if not metered or time.monotonic() >= beat_at:
+                    beat_at = time.monotonic() + HEARTBEAT_S
+                    yield sse.KEEP_ALIVE
                 continue
             message, coming = coming.result(), None
             for recorded in decode_commit(*message):
@@ -137,6 +158,15 @@ async def _frames(here: Gateway, eyes: Eyes, after: int) -> AsyncIterator[bytes]
                 task.cancel()
         await asyncio.gather(*(task for task in (stopping, coming) if task), return_exceptions=True)
         await messages.aclose()
+
+
+async def _meter(here: Gateway, session_id: str) -> bytes:
+    """One meter; while the chain or the log is away, a comment."""
+    try:
+        found = await meters.read(here, session_id)
+    except (Problem, LogUnavailable):
+        return sse.KEEP_ALIVE
+    return sse.event(msgspec.json.encode(found), name="meter")
 
 
 async def _next(messages: Any) -> StoredMessage:

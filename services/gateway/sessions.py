@@ -165,7 +165,7 @@ async def one_session(session_id: SessionId, here: Here, who: Payer) -> dict[str
 )
 async def settle(session_id: SessionId, request: Request, here: Here, who: Payer) -> Response:
     async def act(attempt: Attempt) -> Answer:
-        await _own_session(here, who, session_id)
+        await own_session(here, who, session_id)
         deadline = time.monotonic() + ENDS_WITHIN_S
         while True:
             try:
@@ -188,7 +188,7 @@ async def session_of_pool(here: Gateway, who: Principal | None, session_id: str,
     """
     if who is None:
         raise session.SessionUnknown
-    state = await _own_session(here, who, session_id)
+    state = await own_session(here, who, session_id)
     over = isinstance(state, session.Closed) or now_ms() >= state.terms.close_by_unix_ms
     if over and route.is_free:
         raise session.SessionClosed
@@ -196,9 +196,7 @@ async def session_of_pool(here: Gateway, who: Principal | None, session_id: str,
         raise SessionNotOfPool(f"The session is for pool {state.terms.pool_id}.")
 
 
-async def _own_session(
-    here: Gateway, who: Principal, session_id: str
-) -> session.OpenSession | session.Closed:
+async def own_session(here: Gateway, who: Principal, session_id: str) -> session.OpenSession | session.Closed:
     state = await _session(here, session_id)
     if not _may_see(who, session_id, state.terms.payer):
         raise session.SessionUnknown

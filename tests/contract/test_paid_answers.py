@@ -4,7 +4,9 @@ Real gateway, keeper, log, database, Superfluid on a real anvil; the peer comput
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import openai
 import pytest
@@ -116,9 +118,12 @@ async def test_an_answer_that_outlives_its_budget_is_stopped_and_says_so(market:
             url = f"{market.house.url}/v1/chat/completions"
             async with http.stream("POST", url, json=body) as answer:
                 session_id = answer.headers["x-computepool-session"]
+                key = answer.headers[session_keys.HEADER]
                 async for line in answer.aiter_lines():
                     told.append(line)
                     if "Once" in line:
+                        running = await _meter(market, session_id, key)
+                        live = await _next_meter(market, key)
                         # as the orchestrator's timer says when the escrow's hard stop has come
                         used_up = payment.RequestClose("budget")
                         cause = Cause(f"budget:{session_id}", "test", f"budget:{session_id}", now_ms())
@@ -131,6 +136,16 @@ async def test_an_answer_that_outlives_its_budget_is_stopped_and_says_so(market:
         await until(refunded, within_s=60)
     finally:
         await bus.close(client)
+    assert (running["status"], running["active"]) == ("flowing", 1)
+    assert int(running["streamed_wei"]) == running["billed_seconds"] * int(running["rate_wei_per_s"])
+    assert running["seconds_left"] > 0
+    assert live["session_id"] == session_id
+    assert int(live["streamed_wei"]) >= int(running["streamed_wei"])
+    ended = await _meter(market, session_id, key)
+    assert (ended["status"], ended["left_wei"], ended["seconds_left"]) == ("closed", "0", None)
+    assert int(ended["cap_wei"]) == int(ended["streamed_wei"]) + int(ended["refund_wei"])
+    assert int(ended["streamed_wei"]) >= int(live["streamed_wei"]) - int(running["rate_wei_per_s"])
+    assert abs(ended["overbilled_seconds"]) < 60
     assert '"code":"budget_used_up"' in told[-2]
     assert "data: [DONE]" not in told
 
@@ -153,6 +168,29 @@ async def test_a_bought_session_that_nobody_asks_in_ends_and_all_of_it_comes_bac
             return bool(shown["status"] == "settled")
 
         await until(settled, within_s=60)
+
+
+async def _meter(market: Market, session_id: str, key: str) -> dict[str, Any]:
+    async with market.house.client(key) as client:
+        answer = await client.get(f"/sessions/{session_id}/meter")
+        assert answer.status_code == 200, answer.text
+        assert (await client.get(f"/sessions/{'0' * 26}/meter")).status_code == 404
+    return dict(answer.json())
+
+
+async def _next_meter(market: Market, key: str) -> dict[str, Any]:
+    """The first one that the feed shows this session's key."""
+    async with (
+        asyncio.timeout(60),
+        market.house.client(key) as client,
+        client.stream("GET", "/feed", params={"meters": "true"}) as feed,
+    ):
+        name = ""
+        async for line in feed.aiter_lines():
+            if line.startswith("data: ") and name == "meter":
+                return dict(json.loads(line[6:]))
+            name = line.removeprefix("event: ") if line.startswith("event: ") else name
+    raise AssertionError("the feed ended")
 
 
 async def _session(log: EventLog, session_id: str) -> session.SessionState:
