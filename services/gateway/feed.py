@@ -26,6 +26,7 @@ from services.gateway.refusals import InvalidRequest, LogHalted, Problem, TooMan
 from services.gateway.request_id import current_request_id
 from services.gateway.state import Gateway
 from services.log import Gap, LogRolledBack, LogUnavailable, StoredMessage
+from services.readmodel import ReadModelAway
 
 router = APIRouter(tags=["Feed"])
 log = structlog.get_logger("gateway")
@@ -138,8 +139,8 @@ async def _frames(here: Gateway, eyes: Eyes, after: int, metered: bool) -> Async
             await asyncio.wait({coming, stopping}, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
             if metered and time.monotonic() >= read_at:
                 read_at = time.monotonic() + METER_S
-                for session_id in await eyes.streaming():
-                    yield await _meter(here, session_id)
+                if shown := await _meters(here, eyes):
+                    yield shown
             if not coming.done():
                 if not metered or time.monotonic() >= beat_at:
                     beat_at = time.monotonic() + HEARTBEAT_S
@@ -160,13 +161,15 @@ async def _frames(here: Gateway, eyes: Eyes, after: int, metered: bool) -> Async
         await messages.aclose()
 
 
-async def _meter(here: Gateway, session_id: str) -> bytes:
-    """One meter; while the chain or the log is away, a comment."""
+async def _meters(here: Gateway, eyes: Eyes) -> bytes:
+    """One event a session; while the chain, the log or the read model is away, a comment."""
     try:
-        found = await meters.read(here, session_id)
-    except (Problem, LogUnavailable):
+        streaming = await eyes.streaming()
+        now_unix_s = await meters.chain_second(here) if streaming else 0
+        found = [await meters.read(here, session_id, now_unix_s) for session_id in streaming]
+    except (Problem, LogUnavailable, ReadModelAway):
         return sse.KEEP_ALIVE
-    return sse.event(msgspec.json.encode(found), name="meter")
+    return b"".join(sse.event(msgspec.json.encode(one), name="meter") for one in found)
 
 
 async def _next(messages: Any) -> StoredMessage:

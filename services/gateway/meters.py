@@ -1,7 +1,7 @@
 """What a paid session has cost so far: from the log's facts, up to the second of the chain's next block.
 
-Exact to the wei: a rate divides evenly among its operators, so what flows in a second is the rate. Knows no
-HTTP but its route.
+What flows in a second is the rate as the chain gave it back, until the cap; the chain's own word on it is
+the next fact. Knows no HTTP but its route.
 """
 
 from collections.abc import Sequence
@@ -26,19 +26,23 @@ async def meter(session_id: SessionId, here: Here, who: Payer) -> dict[str, Any]
     state = await own_session(here, who, session_id)
     if state.voucher is None:
         raise InvalidRequest("A session of a free pool has no meter.", param="session_id")
-    return await read(here, session_id)
+    return await read(here, session_id, await chain_second(here))
 
 
-async def read(here: Gateway, session_id: str) -> dict[str, Any]:
-    """Raises ChainAwayProblem, LogUnavailable."""
+async def read(here: Gateway, session_id: str, now_unix_s: int) -> dict[str, Any]:
+    """Raises LogUnavailable."""
     asked = (await here.events.history("session", session_id)).recorded
     told = (await here.events.history("stream", session_id)).recorded
+    return {"session_id": session_id, **reading(asked, told, now_unix_s, now_ms())}
+
+
+async def chain_second(here: Gateway) -> int:
+    """The time of the chain's next block. Raises ChainAwayProblem."""
     chain = await here.till.chain()
     try:
-        now = (await chain.rpc.block("pending")).timestamp
+        return (await chain.rpc.block("pending")).timestamp
     except (ChainAway, RpcRefused) as away:
         raise ChainAwayProblem(str(away)) from away
-    return {"session_id": session_id, **reading(asked, told, now, now_ms())}
 
 
 def reading(
@@ -47,7 +51,8 @@ def reading(
     """Of a session's and its stream's whole histories; wei as decimal strings.
 
     `billed_seconds`: in which money flowed, however many requests it paid for. `serving_seconds`: in which at
-    least one request was served, by the log's clock. `overbilled_seconds`: how much longer money flowed.
+    least one request was served, by the log's clock. `overbilled_seconds`: how much longer money flowed; it
+    compares two clocks, so it is negative while a stream has not begun.
     """
     paid = session.session.fold(item.event for item in asked)
     cap_wei = 0
@@ -56,7 +61,7 @@ def reading(
     flow = stream.stream.fold(item.event for item in told)
     serving_s = _serving_ms(asked, now_unix_ms) / 1000
     if not isinstance(flow, stream.Stream):
-        return _shown("idle", cap_wei, 0, 0, 0, 0, serving_s, now_unix_s, None)
+        return _shown("idle", cap_wei, 0, 0, 0, 0, 0, serving_s, now_unix_s, None)
     billed_s = sum(
         later.at.block_unix_s - fact.at.block_unix_s
         for fact, later in zip(flow.seen, flow.seen[1:], strict=False)
@@ -70,8 +75,11 @@ def reading(
         flowing_wei, hard_stop = running_s * last.rate_wei_per_s, last.hard_stop_unix_s
     status = "closed" if flow.closed else "flowing" if flow.active else "stopped"
     rate = flow.seen[-1].rate_wei_per_s if flow.active else 0
-    streamed, refund = flow.paid_wei + flowing_wei, flow.refund_wei
-    shown = _shown(status, cap_wei, streamed, refund, rate, billed_s, serving_s, now_unix_s, hard_stop)
+    refund, penalty = flow.refund_wei, sum(fact.penalty_wei for fact in flow.seen)
+    streamed = min(flow.paid_wei + flowing_wei, cap_wei - refund - penalty)
+    shown = _shown(
+        status, cap_wei, streamed, refund, penalty, rate, billed_s, serving_s, now_unix_s, hard_stop
+    )
     return {**shown, "active": flow.active}
 
 
@@ -80,6 +88,7 @@ def _shown(
     cap_wei: int,
     streamed_wei: int,
     refund_wei: int,
+    penalty_wei: int,
     rate_wei_per_s: int,
     billed_s: int,
     serving_s: float,
@@ -93,7 +102,8 @@ def _shown(
         "cap_wei": str(cap_wei),
         "streamed_wei": str(streamed_wei),
         "refund_wei": str(refund_wei),
-        "left_wei": str(cap_wei - streamed_wei - refund_wei),
+        "penalty_wei": str(penalty_wei),
+        "left_wei": str(cap_wei - streamed_wei - refund_wei - penalty_wei),
         "rate_wei_per_s": str(rate_wei_per_s),
         "hard_stop_unix_s": hard_stop_unix_s,
         "seconds_left": left_s,
