@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 import structlog
-from sqlalchemy import ColumnElement, Select, Table, exists, select, text
+from sqlalchemy import ColumnElement, Select, Table, distinct, exists, func, select, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -181,6 +181,34 @@ class ReadModel:
                 if move["request_id"] == request["id"]
             ]
         return row
+
+    async def ledger_of(self, session_id: str) -> list[Row]:
+        """Who paid and received what in one session, in the log's order; `account` None is the payer."""
+        entries = _TABLES["ledger"]
+        async with self._reading() as connection:
+            chosen = select(entries).where(entries.c.session_id == session_id)
+            return await _all(connection, chosen.order_by(entries.c.position, entries.c.entry))
+
+    async def accounts(self, limit: int) -> dict[str, list[Row]]:
+        """Sums over all sessions, the largest first: what operators received, payers paid and got back."""
+        entries, paying = _TABLES["ledger"].c, _TABLES["sessions"].c
+        sessions = func.count(distinct(entries.session_id)).label("sessions")
+
+        def total(kind: str) -> ColumnElement[Any]:
+            amount = func.coalesce(func.sum(entries.amount_wei).filter(entries.kind == kind), 0)
+            return amount.label(f"{kind}_wei")
+
+        async with self._reading() as connection:
+            received = select(entries.account, total("streamed"), sessions).where(entries.kind == "streamed")
+            operators = received.group_by(entries.account).order_by(total("streamed").desc(), entries.account)
+            paid = select(
+                paying.payer.label("account"), total("voucher"), total("refund"), total("penalty"), sessions
+            ).join(_TABLES["sessions"], paying.id == entries.session_id)
+            payers = paid.group_by(paying.payer).order_by(total("voucher").desc(), paying.payer)
+            return {
+                "operators": await _all(connection, operators.limit(limit)),
+                "payers": await _all(connection, payers.limit(limit)),
+            }
 
     async def flowing(self, limit: int) -> list[str]:
         """Sessions whose money flows now, the newest first."""

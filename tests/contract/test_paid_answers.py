@@ -28,6 +28,7 @@ from tests.paying import x402_client
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 LONG = 9
+KINDS = ("voucher", "streamed", "refund", "penalty")
 ANSWER = ("Once ", "upon ", "a time")
 
 
@@ -141,6 +142,7 @@ async def test_an_answer_that_outlives_its_budget_is_stopped_and_says_so(market:
     assert running["seconds_left"] > 0
     assert live["session_id"] == session_id
     assert int(live["streamed_wei"]) >= int(running["streamed_wei"])
+    await _ledger_adds_up(market, session_id, key)
     ended = await _meter(market, session_id, key)
     assert (ended["status"], ended["left_wei"], ended["seconds_left"]) == ("closed", "0", None)
     assert int(ended["cap_wei"]) == int(ended["streamed_wei"]) + int(ended["refund_wei"])
@@ -176,6 +178,27 @@ async def _meter(market: Market, session_id: str, key: str) -> dict[str, Any]:
         assert answer.status_code == 200, answer.text
         assert (await client.get(f"/sessions/{'0' * 26}/meter")).status_code == 404
     return dict(answer.json())
+
+
+async def _ledger_adds_up(market: Market, session_id: str, key: str) -> None:
+    """Of one session, and of everybody, by what the routes show."""
+    async with market.house.client(key) as client:
+
+        async def refunded() -> bool:
+            entries = (await client.get(f"/sessions/{session_id}/ledger")).json()["items"]
+            return any(one["kind"] == "refund" for one in entries)
+
+        await until(refunded, within_s=60)
+        entries = (await client.get(f"/sessions/{session_id}/ledger")).json()["items"]
+        assert (await client.get("/ledger")).status_code == 403
+    paid = {kind: sum(int(one["amount_wei"]) for one in entries if one["kind"] == kind) for kind in KINDS}
+    assert paid["voucher"] == paid["streamed"] + paid["refund"] > 0
+    assert all(len(one["tx"]) == 66 and one["block_number"] > 0 for one in entries)
+    async with market.house.client() as client:
+        sums = (await client.get("/ledger")).json()
+    received = sum(int(one["streamed_wei"]) for one in sums["operators"])
+    assert received == sum(int(one["voucher_wei"]) - int(one["refund_wei"]) for one in sums["payers"])
+    assert received >= paid["streamed"] > 0
 
 
 async def _next_meter(market: Market, key: str) -> dict[str, Any]:
