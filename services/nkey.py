@@ -6,10 +6,11 @@ CRC-16/XMODEM).
 
 import base64
 import binascii
-import os
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from services.kept_file import kept
 
 _SEED = 18 << 3
 _USER = 20 << 3
@@ -56,19 +57,8 @@ def kept_seed(path: Path) -> bytes:
 
     Raises NkeyBroken.
     """
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(new_seed() + b"\n")
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            pass
-        finally:
-            temporary.unlink()
-    seed = path.read_bytes().strip()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    seed = kept(path, lambda: new_seed() + b"\n").strip()
     signing_key(seed)
     return seed
 

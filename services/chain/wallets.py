@@ -12,6 +12,7 @@ from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
 from services.chain.rpc import Rpc
+from services.kept_file import kept
 from services.settings import Settings
 
 Role = Literal["facilitator", "controller", "steward"]
@@ -29,26 +30,9 @@ def wallet(settings: Settings, role: Role) -> LocalAccount:
 
 def kept_at(path: Path) -> LocalAccount:
     """The key in a file of hex (0600); made when there is none."""
-    if not path.exists():
-        _write_new(path, os.urandom(32).hex())
-    account: LocalAccount = Account.from_key(bytes.fromhex(path.read_text().strip()))
+    key = kept(path, lambda: os.urandom(32).hex().encode())
+    account: LocalAccount = Account.from_key(bytes.fromhex(key.decode().strip()))
     return account
-
-
-def _write_new(path: Path, text: str) -> None:
-    """Whole and on disk before it has its name; of two processes the first one's key is everybody's."""
-    beside = path.with_suffix(f".{os.getpid()}.{os.urandom(4).hex()}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(beside, path)
-    except FileExistsError:
-        pass
-    finally:
-        beside.unlink()
 
 
 async def fund_local(rpc: Rpc, address: str) -> bool:

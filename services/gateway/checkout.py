@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from events import session
+from events.shares import WEI_PER_MICRO
 from services.credentials import Principal
 from services.facilitator.settle import SettlementPending
 from services.facilitator.shapes import (
@@ -20,7 +21,7 @@ from services.facilitator.shapes import (
     as_header,
 )
 from services.gateway import session_keys
-from services.gateway.quotes import WEI_PER_MICRO, Wanted
+from services.gateway.quotes import Wanted
 from services.gateway.refusals import (
     InvalidApiKey,
     MissingApiKey,

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from ulid import ULID
 
+from events.shares import WEI_PER_MICRO
 from services.facilitator.shapes import Requirements
 from services.facilitator.verify import Token
 from services.gateway.secret import Secret
@@ -19,7 +20,6 @@ OURS = "computepool"
 """The member of `extra` that is this project's."""
 GOOD_FOR_S = 300
 """An offer may be paid for so long; the authorisation it asks for lives as long."""
-WEI_PER_MICRO = 10**12
 LOCKED_S = 660
 """Superfluid's deposit of a running stream (600 s) and the escrow's margin: paid back, but needed."""
 GRACE_S = 3600

@@ -6,11 +6,12 @@ payers close their sessions by their own signature.
 
 import hashlib
 import hmac
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+from services.kept_file import kept
 
 SIZE = 32
 
@@ -25,19 +26,7 @@ class Secret:
     def load_or_make(cls, path: Path) -> Self:
         """Raises OSError, ValueError (not a secret of ours)."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            beside = path.with_name(f"{path.name}.{os.getpid()}.new")
-            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(secrets.token_bytes(SIZE))
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                os.link(beside, path)
-            except FileExistsError:
-                pass
-            finally:
-                beside.unlink()
-        key = path.read_bytes()
+        key = kept(path, lambda: secrets.token_bytes(SIZE))
         if len(key) != SIZE:
             raise ValueError(f"{path} does not hold {SIZE} bytes")
         return cls(key)

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from events import payment as money
 from events.chain import EscrowTerms
 from events.envelope import Cause
+from events.shares import WEI_PER_MICRO
 from services import vouchers
 from services.chain import manifest
 from services.chain.artifacts import artifact
@@ -270,7 +271,7 @@ def _payment(chain: Chain, row: VoucherRow) -> Payment:
 
 def _verified(row: VoucherRow) -> money.PaymentVerified:
     terms = msgspec.convert(row.terms, EscrowTermsJson)
-    cap_wei = int(row.voucher["value"]) * quotes.WEI_PER_MICRO
+    cap_wei = int(row.voucher["value"]) * WEI_PER_MICRO
     agreed = EscrowTerms(row.pool_id, row.chain_id, row.escrow, row.payer, terms.rate, str(cap_wei))
     return money.PaymentVerified(
         row.asset,
