@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from events import node, pool, session, stream
+from events import node, pool, session, stream, workflow
 from events.ids import commit_id, event_id
 from events.kernel import Decider, Event, Rejected
 
@@ -35,6 +35,7 @@ DECIDERS: dict[str, Decider[Any, Any, Any]] = {
     "pool": pool.pool,
     "session": session.session,
     "stream": stream.stream,
+    "workflow": workflow.workflow,
 }
 """Every aggregate kind that the log may hold."""
 
@@ -43,6 +44,7 @@ _UNIONS: dict[str, Any] = {
     "pool": pool.PoolEvent,
     "session": session.SessionEvent,
     "stream": stream.StreamEvent,
+    "workflow": workflow.WorkflowEvent,
 }
 EVENT_CLASSES: dict[str, type[Event]] = {
     str(cls.__struct_config__.tag): cls for union in _UNIONS.values() for cls in get_args(union)

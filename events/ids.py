@@ -26,5 +26,14 @@ def node_id_of(mesh_key: str) -> str:
     """A node's id, ULID-shaped, from its mesh key (ed25519 public key, 64 hex):
     one key can't own two node ids.
     """
-    number = int.from_bytes(hashlib.sha256(bytes.fromhex(mesh_key)).digest()[:16], "big")
+    return _ulid_shaped(bytes.fromhex(mesh_key))
+
+
+def run_id_of(workflow: str, subject_id: str, step: str, attempt: int) -> str:
+    """The id of the one run of a workflow for this step of its subject, ULID-shaped."""
+    return _ulid_shaped(f"run|{workflow}|{subject_id}|{step}|{attempt}".encode())
+
+
+def _ulid_shaped(data: bytes) -> str:
+    number = int.from_bytes(hashlib.sha256(data).digest()[:16], "big")
     return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))

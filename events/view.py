@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from events import node, payment, pool, session, stream
+from events import node, payment, pool, session, stream, workflow
 from events.envelope import Recorded
 
 KEEP_CLOSED_MS = 3_600_000
@@ -22,6 +22,8 @@ class View:
     sessions: dict[str, session.OpenSession] = field(default_factory=dict)
     paying: dict[str, payment.Paying] = field(default_factory=dict)
     streams: dict[str, stream.Stream] = field(default_factory=dict)
+    runs: dict[str, workflow.Run] = field(default_factory=dict)
+    """Runs that have not ended."""
     _closed_unix_ms: dict[str, int] = field(default_factory=dict)
     sequence: int = 0
 
@@ -39,6 +41,10 @@ class View:
                 money = stream.evolve(self.streams.get(key, stream.Absent()), event)
                 if isinstance(money, stream.Stream):
                     self.streams[key] = money
+            case "workflow":
+                run = workflow.evolve(self.runs.pop(key, workflow.Absent()), event)
+                if isinstance(run, workflow.Run) and run.ended is None:
+                    self.runs[key] = run
             case other:
                 raise ValueError(f"no view of {other}")
         self.sequence = recorded.sequence

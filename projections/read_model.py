@@ -7,7 +7,7 @@ its history and of nothing else.
 from collections.abc import Iterable
 
 from events.envelope import Recorded
-from projections import nodes, pools, sessions, streams
+from projections import nodes, pools, sessions, streams, workflows
 from projections.changes import Append, Batch, Change, ProjectionBroken
 from projections.tables import KEYS
 
@@ -40,6 +40,8 @@ def _of_its_kind(recorded: Recorded) -> tuple[Change, ...]:
             return sessions.changes_of(recorded, recorded.event)
         case "stream":
             return streams.changes_of(recorded, recorded.event)
+        case "workflow":
+            return workflows.changes_of(recorded, recorded.event)
         case other:
             raise ProjectionBroken(f"no projection of {other}")
 

@@ -197,7 +197,45 @@ def metadata_of(schema: str) -> MetaData:
         _required("position", BigInteger),
     )
     _add_money(metadata)
+    _add_workflows(metadata)
     return metadata
+
+
+def _add_workflows(metadata: MetaData) -> None:
+    """Runs of keeper workflows, and the transactions they sent."""
+    Table(
+        "workflows",
+        metadata,
+        _required("id", Text, key=True),
+        _required("workflow", Text),
+        _required("subject_kind", Text),
+        _required("subject_id", Text),
+        _required("step", Text),
+        _required("attempt", BigInteger),
+        _required("idempotency_key", Text),
+        _required("status", Text),
+        Column("backend", Text),
+        Column("execution_id", Text),
+        Column("error_code", Text),
+        Column("error_detail", Text),
+        Column("retryable", Boolean),
+        _required("requested_unix_ms", BigInteger),
+        _required("changed_unix_ms", BigInteger),
+        _required("created_position", BigInteger),
+        _required("position", BigInteger),
+        Index("workflows_newest", "created_position", unique=True),
+        Index("workflows_by_subject", "subject_id", "created_position"),
+    )
+    Table(
+        "workflow_transactions",
+        metadata,
+        _required("run_id", Text, key=True),
+        _required("number", Integer, key=True),
+        _required("node_id", Text),
+        Column("iteration", BigInteger),
+        _required("chain_id", BigInteger),
+        _required("tx", Text),
+    )
 
 
 def _add_money(metadata: MetaData) -> None:

@@ -43,8 +43,8 @@ WRITERS_FILE = "writers.json"
 """Public key to the event kinds it may write: what an auditor is given beside the log. No secret."""
 WRITERS = {
     "gateway": ("session",),
-    "orchestrator": ("node", "pool", "session", "stream"),
-    "keeper": ("session", "stream"),
+    "orchestrator": ("node", "pool", "session", "stream", "workflow"),
+    "keeper": ("session", "stream", "workflow"),
 }
 
 _NODE_ID = re.compile(r"^[0-9a-z]{26}$")
@@ -139,7 +139,9 @@ def grant(role: str, member: str | None = None) -> Grant:
             )
         case "keeper":
             return Grant(
-                "CP", ("cp.events.session.*", "cp.events.stream.*", *_READ_EVENTS), (inbox, _DOORBELL)
+                "CP",
+                ("cp.events.session.*", "cp.events.stream.*", "cp.events.workflow.*", *_READ_EVENTS),
+                (inbox, _DOORBELL),
             )
         case "projector":
             return Grant("READERS", (_DIRECT_EVENTS,), (inbox, _DOORBELL))

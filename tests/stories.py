@@ -10,7 +10,7 @@ from typing import Any
 
 from ulid import ULID
 
-from events import node, payment, pool, session, stream
+from events import node, payment, pool, session, stream, workflow
 from events.chain import ChainRef, EscrowTerms, Share
 from events.envelope import DECIDERS, Cause, Commit, Recorded, decode_commit, encode_commit
 from events.kernel import Rejected
@@ -29,7 +29,7 @@ STRANGE_TEXTS = (
 STRANGE_NUMBERS = (0, 1, 7, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1)
 
 
-_FRESH = {"node": 0.3, "pool": 0.2, "session": 0.25, "stream": 0.15}
+_FRESH = {"node": 0.3, "pool": 0.2, "session": 0.25, "stream": 0.15, "workflow": 0.3}
 """How often a new aggregate begins."""
 
 
@@ -82,7 +82,7 @@ class Story:
         return encode_commit(kind, aggregate_id, version, events, cause)
 
     def _command(self) -> tuple[str, str, Any]:
-        kind = self._random.choices(("node", "pool", "session", "stream"), (2, 3, 8, 4))[0]
+        kind = self._random.choices(("node", "pool", "session", "stream", "workflow"), (2, 3, 8, 4, 3))[0]
         known = [aggregate_id for other, aggregate_id in self._states if other == kind]
         fresh = not known or self._random.random() < _FRESH[kind]
         aggregate_id = self._id() if fresh else self._random.choice(known)
@@ -91,6 +91,7 @@ class Story:
             "pool": self._pool,
             "session": self._session,
             "stream": self._stream,
+            "workflow": self._workflow,
         }[kind]
         return kind, aggregate_id, make(aggregate_id, fresh)
 
@@ -275,6 +276,28 @@ class Story:
             *(stream.Revert(seen.at) for seen in state.seen[-1:]),
             *((stream.Close(state.terms, "payer", self._now),) if self._random.random() < 0.3 else ()),
         ]
+        return self._random.choice(options)
+
+    def _workflow(self, run_id: str, fresh: bool) -> workflow.WorkflowCommand:
+        if fresh:
+            asked = {"active": self._text(), "network": "31337"}
+            step, attempt = self._text(), self._random.randrange(1, 9)
+            kinds: tuple[workflow.SubjectKind, ...] = ("stream", "pool", "slash")
+            kind = self._random.choice(kinds)
+            return workflow.Request(
+                workflow.Requested("stream-start", kind, self._known_or_new("stream"), step, attempt, asked)
+            )
+        count = self._random.randrange(3)
+        sent = tuple(
+            workflow.RunTransaction(self._text(), "0x" + self._hash(), 31337, number or None)
+            for number in range(count)
+        )
+        options: tuple[workflow.WorkflowCommand, ...] = (
+            workflow.Accept(workflow.Accepted("hosted", self._text())),
+            workflow.MarkUnconfirmed(sent),
+            workflow.End(workflow.Confirmed(sent)),
+            workflow.End(workflow.Failed(self._text(), self._text(), self._random.random() < 0.5, sent)),
+        )
         return self._random.choice(options)
 
     def _fact(self) -> stream.Fact:

@@ -9,6 +9,7 @@ API = "$JS.API."
 PUBLISH = {
     "session event": f"cp.events.session.{SOME}",
     "stream event": f"cp.events.stream.{SOME}",
+    "workflow event": f"cp.events.workflow.{SOME}",
     "node event": f"cp.events.node.{SOME}",
     "pool event": f"cp.events.pool.{SOME}",
     "generate for A": f"cp.commands.{A}.generate",
@@ -86,6 +87,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
     "orchestrator": {
         "session event",
         "stream event",
+        "workflow event",
         "node event",
         "pool event",
         "generate for A",
@@ -109,6 +111,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
     "keeper": {
         "session event",
         "stream event",
+        "workflow event",
         "events: info",
         "events: get",
         "events: get from leader",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from events import moves, node, payment, pool, session, stream
+from events import moves, node, payment, pool, session, stream, workflow
 from tests.aggregates import (
     digest,
     generation_ended,
@@ -16,6 +16,7 @@ from tests.aggregates import (
 from tests.money import closed, ref, shares, started, stopped, terms, verified
 
 TERMS = terms()
+SENT = workflow.RunTransaction("open", "0x" + "cd" * 32, 31337)
 SHARDS = (shard(1, 0, 5, 6250), shard(2, 5, 8, 3750))
 
 _ALL: tuple[Any, ...] = (
@@ -66,6 +67,11 @@ _ALL: tuple[Any, ...] = (
     stream.Liquidated(shares(6), "5", ref(9)),
     stream.Reconciled("closed", 0, "0", 0, 0, shares(6), "0", "7", ref(9)),
     stream.Reverted(shares(6), "0", "7", ref(9)),
+    workflow.Requested("stream-start", "stream", ulid(1), "1:open-1", 1, {"network": "31337", "active": "1"}),
+    workflow.Accepted("embedded", "9w0h6x2k"),
+    workflow.Confirmed((SENT, workflow.RunTransaction("bond", "0x" + "ab" * 32, 31337, 2))),
+    workflow.Failed("nothing_left", "execution reverted: NothingLeft()", False, ()),
+    workflow.Unconfirmed((SENT,)),
 )
 
 SAMPLES: dict[str, list[Any]] = {}

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from events import moves, node, payment, pool, session, stream
+from events import moves, node, payment, pool, session, stream, workflow
 from events.envelope import DECIDERS, decode_commit, encode_commit
 from events.kernel import Rejected
 from tests import money
@@ -135,11 +135,26 @@ stream_commands: st.SearchStrategy[Any] = st.one_of(
     st.builds(stream.MarkOverdue, change=numbers, at_unix_ms=st.integers(5, 9)),
     numbers.map(lambda n: stream.Revert(money.ref(n))),
 )
+SENT = workflow.RunTransaction("open", "0x" + "ab" * 32, 31337)
+workflow_commands = st.one_of(
+    st.builds(
+        lambda attempt, active: workflow.Request(
+            workflow.Requested("stream-start", "stream", ulid(99), "1:open-1", attempt, {"active": active})
+        ),
+        numbers,
+        st.sampled_from(("1", "2")),
+    ),
+    st.builds(lambda name: workflow.Accept(workflow.Accepted("embedded", name)), st.sampled_from("ab")),
+    st.just(workflow.End(workflow.Confirmed((SENT,)))),
+    st.just(workflow.End(workflow.Failed("nothing_left", "NothingLeft()", False, ()))),
+    st.just(workflow.MarkUnconfirmed((SENT,))),
+)
 COMMANDS = {
     "node": node_commands,
     "pool": pool_commands,
     "session": session_commands,
     "stream": stream_commands,
+    "workflow": workflow_commands,
 }
 
 
