@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from events import node, pool, session, stream, workflow
+from events import node, pool, session, slash, stream, workflow
 from events.ids import commit_id, event_id
 from events.kernel import Decider, Event, Rejected
 
@@ -34,6 +34,7 @@ DECIDERS: dict[str, Decider[Any, Any, Any]] = {
     "node": node.node,
     "pool": pool.pool,
     "session": session.session,
+    "slash": slash.slash,
     "stream": stream.stream,
     "workflow": workflow.workflow,
 }
@@ -43,6 +44,7 @@ _UNIONS: dict[str, Any] = {
     "node": node.NodeEvent,
     "pool": pool.PoolEvent,
     "session": session.SessionEvent,
+    "slash": slash.SlashEvent,
     "stream": stream.StreamEvent,
     "workflow": workflow.WorkflowEvent,
 }

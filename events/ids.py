@@ -34,6 +34,11 @@ def run_id_of(workflow: str, subject_id: str, step: str, attempt: int) -> str:
     return _ulid_shaped(f"run|{workflow}|{subject_id}|{step}|{attempt}".encode())
 
 
+def slash_id_of(session_id: str, operator: str, kind: str) -> str:
+    """The id of the one claim on this operator for this kind of breach of this session, ULID-shaped."""
+    return _ulid_shaped(f"slash|{session_id}|{operator.lower()}|{kind}".encode())
+
+
 def _ulid_shaped(data: bytes) -> str:
     number = int.from_bytes(hashlib.sha256(data).digest()[:16], "big")
     return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from events import node, payment, pool, session, stream, workflow
+from events import node, payment, pool, session, slash, stream, workflow
 from events.envelope import Recorded
 
 KEEP_CLOSED_MS = 3_600_000
-"""So long (in the log's time) a closed stream is remembered, because a reorg may open it again."""
+"""So long (in the log's time) a closed stream or claim is remembered, because a reorg may open it again."""
 
 
 @dataclass
@@ -24,7 +24,9 @@ class View:
     streams: dict[str, stream.Stream] = field(default_factory=dict)
     runs: dict[str, workflow.Run] = field(default_factory=dict)
     """Runs that have not ended."""
+    slashes: dict[str, slash.Slash] = field(default_factory=dict)
     _closed_unix_ms: dict[str, int] = field(default_factory=dict)
+    _decided_unix_ms: dict[str, int] = field(default_factory=dict)
     sequence: int = 0
 
     def apply(self, recorded: Recorded) -> None:
@@ -45,6 +47,8 @@ class View:
                 run = workflow.evolve(self.runs.pop(key, workflow.Absent()), event)
                 if isinstance(run, workflow.Run) and run.ended is None:
                     self.runs[key] = run
+            case "slash":
+                self._apply_slash(key, event, recorded.time_unix_ms)
             case other:
                 raise ValueError(f"no view of {other}")
         self.sequence = recorded.sequence
@@ -66,14 +70,23 @@ class View:
             case _:
                 pass
 
+    def _apply_slash(self, key: str, event: slash.SlashEvent, at_unix_ms: int) -> None:
+        case = slash.evolve(self.slashes.get(key, slash.Absent()), event)
+        if isinstance(case, slash.Slash):
+            self.slashes[key] = case
+            self._decided_unix_ms.pop(key, None)
+            if case.over:
+                self._decided_unix_ms[key] = at_unix_ms
+
     def _forget(self, now_unix_ms: int) -> None:
-        """Streams of sessions that closed long ago, the oldest first."""
-        while self._closed_unix_ms:
-            key, closed_unix_ms = next(iter(self._closed_unix_ms.items()))
-            if now_unix_ms - closed_unix_ms <= KEEP_CLOSED_MS:
-                return
-            del self._closed_unix_ms[key]
-            self.streams.pop(key, None)
+        """Streams of sessions that closed, and breaches that were decided, long ago; the oldest first."""
+        for ended, states in ((self._closed_unix_ms, self.streams), (self._decided_unix_ms, self.slashes)):
+            while ended:
+                key, ended_unix_ms = next(iter(ended.items()))
+                if now_unix_ms - ended_unix_ms <= KEEP_CLOSED_MS:
+                    break
+                del ended[key]
+                states.pop(key, None)
 
     def present(self) -> Iterator[tuple[str, node.Present]]:
         """Registered nodes that have not retired."""

@@ -7,7 +7,7 @@ its history and of nothing else.
 from collections.abc import Iterable
 
 from events.envelope import Recorded
-from projections import nodes, pools, sessions, streams, workflows
+from projections import nodes, pools, sessions, slashes, streams, workflows
 from projections.changes import Append, Batch, Change, ProjectionBroken
 from projections.tables import KEYS
 
@@ -38,6 +38,8 @@ def _of_its_kind(recorded: Recorded) -> tuple[Change, ...]:
             return pools.changes_of(recorded, recorded.event)
         case "session":
             return sessions.changes_of(recorded, recorded.event)
+        case "slash":
+            return slashes.changes_of(recorded, recorded.event)
         case "stream":
             return streams.changes_of(recorded, recorded.event)
         case "workflow":

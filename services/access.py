@@ -43,8 +43,8 @@ WRITERS_FILE = "writers.json"
 """Public key to the event kinds it may write: what an auditor is given beside the log. No secret."""
 WRITERS = {
     "gateway": ("session",),
-    "orchestrator": ("node", "pool", "session", "stream", "workflow"),
-    "keeper": ("session", "stream", "workflow"),
+    "orchestrator": ("node", "pool", "session", "slash", "stream", "workflow"),
+    "keeper": ("session", "slash", "stream", "workflow"),
 }
 
 _NODE_ID = re.compile(r"^[0-9a-z]{26}$")
@@ -138,11 +138,9 @@ def grant(role: str, member: str | None = None) -> Grant:
                 (inbox, "cp.alive.*", "cp.control", _DOORBELL),
             )
         case "keeper":
-            return Grant(
-                "CP",
-                ("cp.events.session.*", "cp.events.stream.*", "cp.events.workflow.*", *_READ_EVENTS),
-                (inbox, _DOORBELL),
-            )
+            written = ("session", "slash", "stream", "workflow")
+            events = (f"cp.events.{kind}.*" for kind in written)
+            return Grant("CP", (*events, *_READ_EVENTS), (inbox, _DOORBELL))
         case "projector":
             return Grant("READERS", (_DIRECT_EVENTS,), (inbox, _DOORBELL))
         case "auditor":

@@ -10,10 +10,11 @@ from typing import Any
 
 from ulid import ULID
 
-from events import node, payment, pool, session, stream, workflow
+from events import claim, node, payment, pool, session, slash, stream, workflow
 from events.chain import ChainRef, EscrowTerms, Share
 from events.envelope import DECIDERS, Cause, Commit, Recorded, decode_commit, encode_commit
 from events.kernel import Rejected
+from tests import slashing
 
 START_UNIX_MS = 1_800_000_000_000
 STRANGE_TEXTS = (
@@ -29,7 +30,7 @@ STRANGE_TEXTS = (
 STRANGE_NUMBERS = (0, 1, 7, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1)
 
 
-_FRESH = {"node": 0.3, "pool": 0.2, "session": 0.25, "stream": 0.15, "workflow": 0.3}
+_FRESH = {"node": 0.3, "pool": 0.2, "session": 0.25, "slash": 0.15, "stream": 0.15, "workflow": 0.3}
 """How often a new aggregate begins."""
 
 
@@ -82,7 +83,8 @@ class Story:
         return encode_commit(kind, aggregate_id, version, events, cause)
 
     def _command(self) -> tuple[str, str, Any]:
-        kind = self._random.choices(("node", "pool", "session", "stream", "workflow"), (2, 3, 8, 4, 3))[0]
+        kinds = ("node", "pool", "session", "slash", "stream", "workflow")
+        kind = self._random.choices(kinds, (2, 3, 8, 3, 4, 3))[0]
         known = [aggregate_id for other, aggregate_id in self._states if other == kind]
         fresh = not known or self._random.random() < _FRESH[kind]
         aggregate_id = self._id() if fresh else self._random.choice(known)
@@ -90,6 +92,7 @@ class Story:
             "node": self._node,
             "pool": self._pool,
             "session": self._session,
+            "slash": self._slash,
             "stream": self._stream,
             "workflow": self._workflow,
         }[kind]
@@ -315,6 +318,29 @@ class Story:
                 stream.Reconciled("running", 1, "5" + "0" * 13, 1, 9, (), "0", "0", at),
             )
         )
+
+    def _slash(self, _: str, fresh: bool) -> slash.SlashCommand:
+        if fresh:
+            return slash.Report(slashing.reported(session_id=self._id(), reporter=self._text()))
+        voter, at = self._random.randrange(1, 6), self._ref()
+        said = slashing.vote(voter) if self._random.random() < 0.8 else slashing.dissent(voter, self._text())
+        paid = self._random.randrange(10**6)
+        facts = (
+            claim.ClaimOpened(1, paid, self._now // 1000, at),
+            claim.Disputed(1, 5, self._now // 1000, at),
+            claim.Upheld(1, paid % 2 == 0, at),
+            claim.Executed(1, "0x" + self._hash()[:40], paid, 7, at),
+            claim.Cancelled(1, at),
+        )
+        options: list[slash.SlashCommand] = [
+            slash.AddProbes(slashing.probed(voter)),
+            slash.AddEvidence(slashing.EVIDENCE),
+            *(slash.CastVote(said, slashing.AT_MS) for _ in range(4)),
+            slash.Expire(slashing.AT_MS + self._random.randrange(10**7)),
+            slash.Observe(self._random.choice(facts)),
+            slash.Revert(at),
+        ]
+        return self._random.choice(options)
 
     def _known_or_new(self, kind: str) -> str:
         known = [aggregate_id for other, aggregate_id in self._states if other == kind]

@@ -8,6 +8,7 @@ API = "$JS.API."
 
 PUBLISH = {
     "session event": f"cp.events.session.{SOME}",
+    "slash event": f"cp.events.slash.{SOME}",
     "stream event": f"cp.events.stream.{SOME}",
     "workflow event": f"cp.events.workflow.{SOME}",
     "node event": f"cp.events.node.{SOME}",
@@ -86,6 +87,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
     },
     "orchestrator": {
         "session event",
+        "slash event",
         "stream event",
         "workflow event",
         "node event",
@@ -110,6 +112,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
     },
     "keeper": {
         "session event",
+        "slash event",
         "stream event",
         "workflow event",
         "events: info",

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from events import moves, node, payment, pool, session, stream, workflow
+from events import claim, moves, node, payment, pool, session, slash, stream, workflow
+from tests import slashing
 from tests.aggregates import (
     digest,
     generation_ended,
@@ -72,6 +73,19 @@ _ALL: tuple[Any, ...] = (
     workflow.Confirmed((SENT, workflow.RunTransaction("bond", "0x" + "ab" * 32, 31337, 2))),
     workflow.Failed("nothing_left", "execution reverted: NothingLeft()", False, ()),
     workflow.Unconfirmed((SENT,)),
+    slashing.reported(),
+    slashing.probed(1),
+    slashing.EVIDENCE,
+    slashing.vote(1),
+    slashing.dissent(2),
+    slash.QuorumReached(slashing.breach(), tuple(map(slashing.signature, (1, 2, 3))), slashing.ATTESTORS[:3]),
+    slash.ReportRejected("dissented"),
+    slashing.claimed(),
+    slashing.disputed(),
+    claim.Upheld(1, True, ref(24)),
+    slashing.executed(),
+    claim.Cancelled(1, ref(26)),
+    claim.Reverted("executed", 600_000, 300_000, ref(25)),
 )
 
 SAMPLES: dict[str, list[Any]] = {}

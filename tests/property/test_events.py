@@ -6,10 +6,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from events import moves, node, payment, pool, session, stream, workflow
+from events import breach, moves, node, payment, pool, session, slash, stream, workflow
 from events.envelope import DECIDERS, decode_commit, encode_commit
 from events.kernel import Rejected
-from tests import money
+from tests import money, slashing
 from tests.aggregates import (
     cause,
     generation_ended,
@@ -149,10 +149,30 @@ workflow_commands = st.one_of(
     st.just(workflow.End(workflow.Failed("nothing_left", "NothingLeft()", False, ()))),
     st.just(workflow.MarkUnconfirmed((SENT,))),
 )
+slash_commands: st.SearchStrategy[Any] = st.one_of(
+    st.just(slash.Report(slashing.reported())),
+    numbers.map(lambda n: slash.AddProbes(slashing.probed(n))),
+    st.just(slash.AddEvidence(slashing.EVIDENCE)),
+    st.builds(
+        slash.CastVote,
+        vote=st.one_of(
+            st.integers(1, 5).map(slashing.vote),
+            st.integers(1, 5).map(slashing.dissent),
+            numbers.map(lambda n: slashing.vote(n, breach=slashing.breach(failed_probes=4))),
+        ),
+        at_unix_ms=st.sampled_from([slashing.AT_MS, 2 * slashing.AT_MS]),
+    ),
+    st.sampled_from([slashing.AT_MS, 2 * slashing.AT_MS]).map(slash.Expire),
+    st.one_of(
+        numbers.map(slashing.claimed), numbers.map(slashing.disputed), numbers.map(slashing.executed)
+    ).map(slash.Observe),
+    numbers.map(lambda n: slash.Revert(money.ref(n))),
+)
 COMMANDS = {
     "node": node_commands,
     "pool": pool_commands,
     "session": session_commands,
+    "slash": slash_commands,
     "stream": stream_commands,
     "workflow": workflow_commands,
 }
@@ -251,6 +271,17 @@ class Aggregates(RuleBasedStateMachine):
         keys = [e.at.key for e in self.log["stream"] if isinstance(e, stream.Fact)]
         taken = [e.at.key for e in self.log["stream"] if isinstance(e, stream.Reverted)]
         assert all(keys.count(key) - taken.count(key) in (0, 1) for key in keys)
+
+    @invariant()
+    def a_quorum_is_of_distinct_attestors_who_signed_the_same(self) -> None:
+        votes = [e for e in self.log["slash"] if isinstance(e, breach.VoteCast)]
+        assert len({vote.attestor for vote in votes}) == len(votes)
+        for reached in (e for e in self.log["slash"] if isinstance(e, slash.QuorumReached)):
+            assert len(reached.attestors) >= slashing.reported().quorum
+            assert list(reached.attestors) == sorted(set(reached.attestors))
+            signed = {vote.attestor: (vote.breach, vote.signature) for vote in votes}
+            for attestor, signature in zip(reached.attestors, reached.votes, strict=True):
+                assert signed[attestor] == (reached.breach, signature)
 
 
 TestAggregates = Aggregates.TestCase

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events import node, payment, pool, session, stream
+from events import node, payment, pool, session, slash, stream
 from events.envelope import DECIDERS, Recorded
 from projections.changes import INT64_MAX, Append, Batch, Put, storable
 from projections.read_model import changes_of, fold
@@ -78,7 +78,7 @@ def test_the_rows_say_what_the_deciders_state_says(seed: int, count: int) -> Non
         histories.setdefault((recorded.kind, recorded.aggregate_id), []).append(recorded)
     for (kind, key), own in histories.items():
         state = DECIDERS[kind].fold(item.event for item in own)
-        row = whole.rows(kind + "s")[key,]
+        row = whole.rows("slashes" if kind == "slash" else kind + "s")[key,]
         assert row["position"] == own[-1].position
         match state:
             case node.Present():
@@ -119,6 +119,11 @@ def test_the_rows_say_what_the_deciders_state_says(seed: int, count: int) -> Non
                 assert row["wanted_final"] == state.wanted.final
                 facts = [fact for (owner, _), fact in whole.rows("stream_facts").items() if owner == key]
                 assert sum(fact["sign"] for fact in facts) == len(state.seen)
+            case slash.Slash():
+                breaches = sum(vote.breach is not None for vote in state.votes)
+                assert (row["votes"], row["dissents"]) == (breaches, len(state.votes) - breaches)
+                assert row["statements"] == len(state.said)
+                assert (row["evidence_hash"] is None) == (state.evidence is None)
 
 
 @given(st.one_of(st.text(), st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False)))
