@@ -151,7 +151,7 @@ class _Opener:
             raise CoalitionNotOpened(f"the terms name another steward than {self.sender.key.address}")
         place = coalition_of(self.manifest, str(pool["pool_id"]), terms)
         if not await self.rpc.code(place.address):
-            await self._sent(f"coalition:{place.address}:stand", place.to, place.data)
+            await self._sent(f"coalition:{place.address}:stand", place.factory.address, place.data)
             self.say(f"coalition stands at {place.address}")
         return Contract(artifact("Coalition"), place.address)
 

@@ -1,13 +1,13 @@
 """One Coalition contract per pool, at an address that is known before it stands. Knows no operator's consent.
 
-It is made through the deterministic proxy by whoever pays the gas: its powers are in its terms, its maker has
-none.
+It is made through the CoalitionFactory by whoever pays the gas; its powers are in its terms alone.
 """
 
 from dataclasses import dataclass
 
-from services.chain.addresses import DETERMINISTIC_PROXY, create2, salt_of
+from services.chain.addresses import create2, salt_of
 from services.chain.artifacts import artifact
+from services.chain.contract import Contract
 from services.chain.manifest import Manifest
 
 
@@ -58,11 +58,16 @@ class Seat:
 
 @dataclass(frozen=True)
 class Placement:
-    """Stands at `address` once `data` was sent to `to`; sending it when it stands already is reverted."""
+    """Stands at `address` once `factory` was told to propose it; repeating that does no harm."""
 
     address: str
-    to: str
-    data: bytes
+    factory: Contract
+    salt: bytes
+    init_code: bytes
+
+    @property
+    def data(self) -> bytes:
+        return self.factory.calldata("propose", self.salt, self.init_code)
 
 
 def coalition_of(manifest: Manifest, pool_id: str, terms: CoalitionTerms) -> Placement:
@@ -88,4 +93,5 @@ def coalition_of(manifest: Manifest, pool_id: str, terms: CoalitionTerms) -> Pla
         terms.arbiter_quorum,
     )
     salt, init_code = salt_of(f"coalition/{pool_id}"), artifact("Coalition").init_code(config)
-    return Placement(create2(DETERMINISTIC_PROXY, salt, init_code), DETERMINISTIC_PROXY, salt + init_code)
+    factory = Contract(artifact("CoalitionFactory"), manifest.at("CoalitionFactory"))
+    return Placement(create2(factory.address, salt, init_code), factory, salt, init_code)

@@ -27,6 +27,7 @@ def plan_of(owner: str, usdc: str | None = None) -> Plan:
     sessions = artifact("SessionEscrowFactory")
     factory = plan.by_proxy(sessions.name, sessions, usdc, usdcx, plan.at("GDAv1Forwarder"), MARGIN_S)
     plan.made(Placed("SessionEscrow", create(factory, 1), "SessionEscrow", "computepool", sessions.name))
+    plan.by_proxy("CoalitionFactory", artifact("CoalitionFactory"))
     plan.by_proxy("LogAnchor", artifact("LogAnchor"))
     return plan
 
