@@ -64,6 +64,8 @@ class Reported(Event, frozen=True, tag="slash.reported.v1"):
     longest_probe_window_s: int
     reporter: str
     at_unix_ms: int
+    deterministic: bool = False
+    """The coalition's word that equal inputs give equal outputs, so that unequal receipts prove a lie."""
 
     @property
     def votes_until_unix_s(self) -> int:

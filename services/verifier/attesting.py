@@ -1,0 +1,89 @@
+"""What attestors and nodes sign about breaches (EIP-712, in the coalition's own domain); knows no key.
+
+Source: ICoalition.sol's `openClaim` (Breach) and Receipt. Probes and dissents are for the log only.
+"""
+
+from typing import Any
+
+from events.breach import KINDS, Breach, VoteCast
+from events.evidence import SignedReceipt, Statement, probes_hash
+from events.slash import Reported
+from services.typed_data import recovered_signer
+
+_DOMAIN = [
+    {"name": "name", "type": "string"},
+    {"name": "version", "type": "string"},
+    {"name": "chainId", "type": "uint256"},
+    {"name": "verifyingContract", "type": "address"},
+]
+
+
+def breach_typed(case: Reported, breach: Breach) -> dict[str, Any]:
+    """Byte for byte what the contract hashes."""
+    message = {
+        "session": breach.session,
+        "operator": breach.operator,
+        "kind": KINDS.index(breach.kind),
+        "amount": breach.amount_micro,
+        "evidenceHash": "0x" + breach.evidence_hash,
+        "failedProbes": breach.failed_probes,
+        "probeWindow": breach.probe_window_s,
+        "deadline": breach.deadline_unix_s,
+    }
+    kinds = ("address", "address", "uint8", "uint256", "bytes32", "uint32", "uint32", "uint256")
+    return _typed(case, "Breach", kinds, message)
+
+
+def dissent_typed(case: Reported, slash_id: str, evidence_hash: str, reason: str) -> dict[str, Any]:
+    message = {"slashId": slash_id, "evidenceHash": "0x" + evidence_hash, "reason": reason}
+    return _typed(case, "Dissent", ("string", "bytes32", "string"), message)
+
+
+def statement_typed(case: Reported, statement: Statement) -> dict[str, Any]:
+    """The attestor is whoever signed."""
+    message = {
+        "slashId": statement.slash_id,
+        "nodeId": statement.node_id,
+        "probesHash": "0x" + probes_hash(statement.probes),
+    }
+    return _typed(case, "Probes", ("string", "string", "bytes32"), message)
+
+
+def receipt_typed(case: Reported, receipt: SignedReceipt) -> dict[str, Any]:
+    message = {
+        "epoch": receipt.epoch,
+        "session": receipt.session,
+        "request": receipt.request,
+        "segment": receipt.segment,
+        "attempt": receipt.attempt,
+        "inputHash": receipt.input_hash,
+        "outputHash": receipt.output_hash,
+    }
+    kinds = ("uint256", "address", "bytes32", "uint32", "uint32", "bytes32", "bytes32")
+    return _typed(case, "Receipt", kinds, message)
+
+
+def vote_typed(case: Reported, slash_id: str, vote: VoteCast) -> dict[str, Any]:
+    if vote.breach is not None:
+        return breach_typed(case, vote.breach)
+    return dissent_typed(case, slash_id, vote.evidence_hash, vote.reason)
+
+
+def signed_by(address: str, typed: dict[str, Any], signature: str) -> bool:
+    signer = recovered_signer(typed, signature)
+    return signer is not None and signer.lower() == address.lower()
+
+
+def _typed(case: Reported, primary: str, kinds: tuple[str, ...], message: dict[str, Any]) -> dict[str, Any]:
+    fields = [{"name": name, "type": kind} for name, kind in zip(message, kinds, strict=True)]
+    return {
+        "types": {"EIP712Domain": _DOMAIN, primary: fields},
+        "primaryType": primary,
+        "domain": {
+            "name": "ComputePool Coalition",
+            "version": "1",
+            "chainId": case.chain_id,
+            "verifyingContract": case.coalition,
+        },
+        "message": message,
+    }
