@@ -8,6 +8,9 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -15,6 +18,7 @@ from sqlalchemy import (
     Numeric,
     Table,
     Text,
+    UniqueConstraint,
     func,
     text,
 )
@@ -124,3 +128,76 @@ vouchers = Table(
     CheckConstraint("state IN ('claimed', 'settled', 'failed')", name="vouchers_state"),
 )
 """Every voucher that was taken: by whom, for which session, and what its escrow is made of."""
+
+runner_workflows = Table(
+    "runner_workflows",
+    metadata,
+    Column("workflow_id", Text, primary_key=True),
+    Column("content_hash", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("definition", Text, nullable=False),
+    Column("ensured_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+"""Every content that a workflow ever had: an execution goes on with the one it began with."""
+
+runner_executions = Table(
+    "runner_executions",
+    metadata,
+    Column("number", BigInteger, Identity(), nullable=False),
+    Column("execution_id", Text, primary_key=True),
+    Column("workflow_id", Text, nullable=False),
+    Column("content_hash", Text, nullable=False),
+    Column("idempotency_key", Text, nullable=False),
+    Column("input_hash", Text, nullable=False),
+    Column("input", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("output", Text),
+    Column("error", Text),
+    Column("started_unix_ms", BigInteger, nullable=False),
+    Column("ended_unix_ms", BigInteger),
+    UniqueConstraint("workflow_id", "idempotency_key", name="runner_executions_key"),
+    ForeignKeyConstraint(
+        ["workflow_id", "content_hash"],
+        ["runner_workflows.workflow_id", "runner_workflows.content_hash"],
+        name="runner_executions_workflow",
+    ),
+    CheckConstraint(
+        "status IN ('running', 'success', 'error', 'cancelled')", name="runner_executions_status"
+    ),
+    Index("runner_executions_running", "number", postgresql_where=text("status = 'running'")),
+)
+"""Executions by the embedded runner; JSON as text, whose keys keep their order."""
+
+runner_nodes = Table(
+    "runner_nodes",
+    metadata,
+    Column("number", BigInteger, Identity(), nullable=False),
+    Column("execution_id", Text, ForeignKey("runner_executions.execution_id"), primary_key=True),
+    Column("node_id", Text, primary_key=True),
+    Column("iteration", Text, primary_key=True),
+    Column("node_name", Text, nullable=False),
+    Column("node_type", Text, nullable=False),
+    Column("ending", Text, nullable=False),
+    Column("input", Text, nullable=False),
+    Column("output", Text),
+    Column("error", Text),
+    Column("transaction_hash", Text),
+    Column("chain_id", BigInteger),
+    Column("started_unix_ms", BigInteger, nullable=False),
+    Column("ended_unix_ms", BigInteger, nullable=False),
+    CheckConstraint("ending IN ('done', 'failed', 'threw')", name="runner_nodes_ending"),
+)
+"""What became of each node, written once: a node that stands here is not run again."""
+
+runner_state = Table(
+    "runner_state",
+    metadata,
+    Column("workflow_id", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("written_by", Text, nullable=False),
+    Column("expires_unix_ms", BigInteger),
+)
+"""A workflow's own values (State Get, State Set); `written_by`: the step, whose repetition changes nothing.
+"""

@@ -75,17 +75,33 @@ class Sender:
         await self.submit(intent, to, data, value_wei=value_wei)
         return await self.outcome(intent, within_s)
 
-    async def submit(self, intent: str, to: str, data: bytes, *, value_wei: int = 0) -> Entry:
+    async def known(self, intent: str) -> Entry | None:
+        """What was signed for it, when its fate is open or it was mined."""
+        return await self._live(intent)
+
+    async def submit(
+        self,
+        intent: str,
+        to: str,
+        data: bytes,
+        *,
+        value_wei: int = 0,
+        tip_wei: int = 0,
+        gas_margin: float = transactions.GAS_MARGIN,
+    ) -> Entry:
         """Sign, write down and send; or what was written down for this intent before.
 
-        A lost answer is no error here: `outcome` and `tend` send the same bytes again. Raises CallReverted,
-        GasAboveCap (nothing was signed), SendRefused (signed, and known to be worthless), IntentChanged,
-        ChainAway (before anything was signed).
+        `tip_wei`: the least priority fee, when that is more than the network's. A lost answer is no error
+        here: `outcome` and `tend` send the same bytes again. Raises CallReverted, GasAboveCap (nothing was
+        signed), SendRefused (signed, and known to be worthless), IntentChanged, ChainAway (before anything
+        was signed).
         """
         known = await self._live(intent)
         if known is None:
-            gas = await transactions.gas_for(self.rpc, self.network, self.key.address, to, data, value_wei)
-            known, new = await self._sign(intent, to, data, value_wei, gas)
+            gas = await transactions.gas_for(
+                self.rpc, self.network, self.key.address, to, data, value_wei, gas_margin
+            )
+            known, new = await self._sign(intent, to, data, value_wei, gas, tip_wei)
             if new:
                 await self._send_first(known)
         ours = (self.network.chain_id, self.key.address, to, data, value_wei)
@@ -133,9 +149,11 @@ class Sender:
         await self._close_gap(waiting)
         return waiting
 
-    async def _sign(self, intent: str, to: str, data: bytes, value_wei: int, gas: int) -> tuple[Entry, bool]:
+    async def _sign(
+        self, intent: str, to: str, data: bytes, value_wei: int, gas: int, tip_wei: int
+    ) -> tuple[Entry, bool]:
         """Written down before anybody sees it. False: another process was quicker with the same intent."""
-        fees = await transactions.fees(self.rpc, self.network)
+        fees = await transactions.fees(self.rpc, self.network, tip_wei)
         async with self._engine.begin() as connection:
             await connection.execute(
                 text("SELECT pg_advisory_xact_lock(hashtextextended(:lane, 0))"),

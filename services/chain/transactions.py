@@ -49,18 +49,26 @@ class Signed:
     nonce: int
 
 
-async def fees(rpc: Rpc, network: Network) -> Fees:
-    """Enough for twice the present base fee, with at least the chain's least tip."""
-    tip = max(network.tip_floor_wei, await rpc.tip_wei())
+async def fees(rpc: Rpc, network: Network, least_tip_wei: int = 0) -> Fees:
+    """Enough for twice the present base fee, with at least the chain's least tip and the caller's."""
+    tip = max(network.tip_floor_wei, least_tip_wei, await rpc.tip_wei())
     return Fees(2 * (await rpc.block()).base_fee_wei + tip, tip)
 
 
-async def gas_for(rpc: Rpc, network: Network, sender: str, to: str, data: bytes, value_wei: int = 0) -> int:
+async def gas_for(
+    rpc: Rpc,
+    network: Network,
+    sender: str,
+    to: str,
+    data: bytes,
+    value_wei: int = 0,
+    margin: float = GAS_MARGIN,
+) -> int:
     """The estimate and a margin. Raises GasAboveCap; CallReverted when it would fail now."""
     estimate = await rpc.estimate(sender, to, data, value_wei)
     if estimate > network.gas_cap:
         raise GasAboveCap(f"{estimate} gas; {network.name} takes {network.gas_cap}")
-    return min(int(estimate * GAS_MARGIN) + SWALLOWED_GAS, network.gas_cap)
+    return min(int(estimate * margin) + SWALLOWED_GAS, network.gas_cap)
 
 
 def sign(

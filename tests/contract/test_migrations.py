@@ -15,6 +15,10 @@ CONTROL_TABLES = {
     "idempotency_keys",
     "projection_generations",
     "registration_challenges",
+    "runner_executions",
+    "runner_nodes",
+    "runner_state",
+    "runner_workflows",
     "vouchers",
 }
 

@@ -1,0 +1,1 @@
+"""The embedded runner: executes workflow exports durably, with KeeperHub's semantics."""
