@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -72,9 +72,13 @@ async def house() -> AsyncIterator[tuple[WorkflowBackend, str]]:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 async def test_row(row: Row, house: tuple[WorkflowBackend, str]) -> None:
     backend, echo = house
+    await assert_row(row, backend, {"echo": echo} if row.echo else {})
+
+
+async def assert_row(row: Row, backend: WorkflowBackend, world: Mapping[str, str]) -> None:
+    """`world`: addresses that the row's input has besides its own fields."""
     workflow_id = await backend.ensure_workflow(export(row.name, row.nodes, row.edges))
-    given = {**row.input, "echo": echo} if row.echo else row.input
-    execution_id = await backend.execute(workflow_id, given, row.name)
+    execution_id = await backend.execute(workflow_id, {**world, **row.input}, row.name)
     found = await backend.wait(execution_id, WITHIN_S)
     logs = (await backend.logs(execution_id))[::-1]
     assert (found.status, found.error) == (row.status, found.error if row.status == "error" else None)
