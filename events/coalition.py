@@ -8,15 +8,32 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import msgspec
+from msgspec.structs import replace
 
+from events.breach import Micro
 from events.chain import ChainRef
 from events.kernel import Address, Event, Rejected
+
+
+class BreachTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the contract's address commits to about breaches: who attests, and what a silence is.
+
+    `most_per_kind_micro` in the order of `events.breach.KINDS`.
+    """
+
+    attestors: tuple[Address, ...]
+    quorum: int
+    most_per_kind_micro: tuple[Micro, Micro, Micro, Micro, Micro]
+    least_probes: int
+    longest_probe_window_s: int
+    deterministic: bool
 
 
 class CoalitionOpened(Event, frozen=True, tag="pool.coalition_opened.v1"):
     """Contract `coalition` has opened its `chain_epoch` with the seats of the pool's plan `epoch`.
 
     Streams to `gda_pool` pay exactly that plan's operators by their units. `at`: where EpochOpened stands.
+    Without `breach_terms` nobody has said who attests: nothing is reported by itself.
     """
 
     coalition: Address
@@ -25,6 +42,7 @@ class CoalitionOpened(Event, frozen=True, tag="pool.coalition_opened.v1"):
     chain_epoch: int
     gda_pool: Address
     at: ChainRef
+    breach_terms: BreachTerms | None = None
 
 
 class OpenCoalition(msgspec.Struct, frozen=True):
@@ -65,6 +83,10 @@ class Openings:
         """The contract whose epochs pay the operators; None: nobody can pay this pool yet."""
         return self.told[-1].coalition if self.told else None
 
+    @property
+    def breach_terms(self) -> BreachTerms | None:
+        return next((one.breach_terms for one in reversed(self.told) if one.breach_terms is not None), None)
+
     def gda_pool_of(self, epoch: int) -> str | None:
         """What pays the operators of this plan; None: nothing does yet."""
         return next((one.gda_pool for one in reversed(self.told) if one.epoch == epoch), None)
@@ -85,7 +107,7 @@ class Openings:
         """`epochs`: plans that may be paid. Raises PoolIsFree, CoalitionDiffers, CoalitionEpochStale."""
         if price_wei_per_s == "0":
             raise PoolIsFree
-        if opened in self.told:
+        if opened in self.told or (opened.breach_terms is None and opened in map(_bare, self.told)):
             return ()
         if self.told:
             last = self.told[-1]
@@ -99,3 +121,8 @@ class Openings:
 
     def after(self, opened: CoalitionOpened) -> "Openings":
         return Openings((*self.told, opened))
+
+
+def _bare(opened: CoalitionOpened) -> CoalitionOpened:
+    """The same opening, told by somebody who does not know who attests."""
+    return replace(opened, breach_terms=None)

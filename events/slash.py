@@ -110,23 +110,23 @@ SlashEvent = (
 )  # fmt: skip
 
 
-class Report(msgspec.Struct, frozen=True):
+class Report(msgspec.Struct, frozen=True, tag=True):
     reported: Reported
 
 
-class AddProbes(msgspec.Struct, frozen=True):
+class AddProbes(msgspec.Struct, frozen=True, tag=True):
     """The statement's signature is verified."""
 
     probed: Probed
 
 
-class AddEvidence(msgspec.Struct, frozen=True):
+class AddEvidence(msgspec.Struct, frozen=True, tag=True):
     """The body is stored, and somebody could judge it."""
 
     added: EvidenceAdded
 
 
-class CastVote(msgspec.Struct, frozen=True):
+class CastVote(msgspec.Struct, frozen=True, tag=True):
     """The vote's signature is verified."""
 
     vote: VoteCast

@@ -26,12 +26,18 @@ from events.envelope import EVENTS_STREAM
 from services.nkey import is_public_user_key, kept_seed, public_key
 from services.settings import Settings
 from shard_runtime.messages import COMMANDS_STREAM, REPORTS_STREAM, command_consumer, inbox_prefix
+from shard_runtime.probes import probe_subject
 
 CHECKPOINTS_STREAM = "CP_CHECKPOINTS"
 DEAD_LETTERS_STREAM = "CP_DLQ"
 STREAMS = (EVENTS_STREAM, COMMANDS_STREAM, REPORTS_STREAM, DEAD_LETTERS_STREAM, CHECKPOINTS_STREAM)
 COMMITTED_PREFIX = "cp.committed"
 """The server republishes the headers of every stored commit here: a doorbell for readers."""
+
+PROBES = probe_subject("*")
+"""Nodes answer these, from their account; the gateway asks on behalf of attestors."""
+_PROBES_OUT = f'exports: [ {{ service: "{PROBES}", response_type: singleton, accounts: [CP] }} ]'
+_PROBES_IN = f'imports: [ {{ service: {{ account: NODES, subject: "{PROBES}" }} }} ]'
 
 ROLES = ("system", "admin", "gateway", "orchestrator", "projector", "auditor", "keeper")
 """Single-instance roles; besides them one `worker` per node."""
@@ -113,6 +119,7 @@ def grant(role: str, member: str | None = None) -> Grant:
                     "cp.commands.*.generate",
                     "cp.commands.*.cancel",
                     "cp.control",
+                    PROBES,
                     *_READ_EVENTS,
                 ),
                 (inbox, "cp.tokens.*.*", "cp.alive.*", _DOORBELL),
@@ -156,7 +163,8 @@ def grant(role: str, member: str | None = None) -> Grant:
                     f"$JS.API.CONSUMER.MSG.NEXT.{COMMANDS_STREAM}.{own}",
                     f"$JS.ACK.{COMMANDS_STREAM}.{own}.>",
                 ),
-                (inbox,),
+                (inbox, probe_subject(member)),
+                answers=True,
             )
     raise AccessInvalid(f"no role {role!r}")
 
@@ -208,11 +216,9 @@ def accounts_conf(keys: Mapping[str, str], workers: Mapping[str, str]) -> str:
             "system_account: SYS",
             "accounts {",
             _account("SYS", users["SYS"]),
-            _account("CP", users["CP"], "jetstream: enabled", _listed("exports", services)),
-            *(
-                _account(account, users[account], _listed("imports", _imports(account)))
-                for account in ("READERS", "NODES")
-            ),
+            _account("CP", users["CP"], "jetstream: enabled", _listed("exports", services), _PROBES_IN),
+            _account("READERS", users["READERS"], _listed("imports", _imports("READERS"))),
+            _account("NODES", users["NODES"], _listed("imports", _imports("NODES")), _PROBES_OUT),
             "}",
             "",
         ]

@@ -41,9 +41,21 @@ class CoalitionNotOpened(Exception):
     remedy = "Provide what is missing, then: computepool pools open-coalition POOL"
 
 
-def local_terms(steward: str, *, deterministic: bool) -> CoalitionTerms:
-    """For the local chain, whose money is worth nothing: anvil's own accounts attest and rule."""
+def local_terms(
+    steward: str,
+    *,
+    deterministic: bool,
+    attestors: Sequence[str] = (),
+    probe_window_s: int = 600,
+    dispute_window_s: int = 3_600,
+) -> CoalitionTerms:
+    """For the local chain, whose money is worth nothing: anvil's own accounts rule.
+
+    `attestors`: one vote more than half of them is a quorum; none: anvil's accounts attest.
+    """
     accounts = tuple(anvil.dev_account(number).address for number in range(1, 6))
+    attesting = tuple(attestors) or accounts[:3]
+    quorum = len(attesting) // 2 + 1
     return CoalitionTerms(
         steward=steward,
         treasury=steward,
@@ -52,16 +64,16 @@ def local_terms(steward: str, *, deterministic: bool) -> CoalitionTerms:
         least_bond_micro=100_000_000,
         counter_bond_micro=10_000_000,
         most_per_kind_micro=(1_000_000, 1_000_000, 50_000_000, 100_000_000, 50_000_000),
-        dispute_window_s=3_600,
+        dispute_window_s=dispute_window_s,
         ruling_window_s=7_200,
         unbond_delay_s=172_800,
         least_probes=3,
-        longest_probe_window_s=600,
+        longest_probe_window_s=probe_window_s,
         deterministic=deterministic,
-        attestors=accounts[:3],
-        quorum=2,
+        attestors=attesting,
+        quorum=quorum,
         arbiters=accounts,
-        arbiter_quorum=3,
+        arbiter_quorum=max(3, quorum + 1),
     )
 
 
@@ -97,6 +109,7 @@ async def open_coalition(
             manifest.read(settings.manifest_of(network.chain_id)),
             {keys.node_id: keys.payout for keys in map(NodeKeys.load_or_make, node_dirs)},
             say,
+            settings,
         )
         seats = await _seats(rest, pool)
         contract = await opener.stand(pool, terms_file)
@@ -106,6 +119,7 @@ async def open_coalition(
             await opener.bond(contract, operator, seats)
         transaction = await opener.open(contract, seats)
         body = {"epoch": _plan_of(pool), "coalition": contract.address, "transaction": transaction}
+        body["attestors"] = opener.attestors_of(contract, pool, terms_file)
         told = checked(await rest.post(f"/pools/{pool_id}/coalition", json=body))
         say(f"pool.coalition_opened {contract.address} epoch {told['chain_epoch']}")
         position = int(told["position"]) or int(pool["position"]) // 1024
@@ -139,6 +153,7 @@ class _Opener:
     manifest: manifest.Manifest
     payouts: Mapping[str, LocalAccount]
     say: Say
+    settings: Settings
 
     async def stand(self, pool: Mapping[str, Any], terms_file: Path | None) -> Contract:
         """The pool's own contract, put there when it is missing."""
@@ -164,7 +179,22 @@ class _Opener:
         if not self._is_local:
             chain = self.sender.network.name
             raise CoalitionNotOpened(f"{chain} needs a file with the coalition's terms: --terms FILE")
-        return local_terms(self.sender.key.address, deterministic=deterministic)
+        return local_terms(
+            self.sender.key.address,
+            deterministic=deterministic,
+            attestors=tuple(key.address for key in wallets.verifiers(self.settings)),
+            probe_window_s=self.settings.local_probe_window_s,
+            dispute_window_s=self.settings.local_dispute_window_s,
+        )
+
+    def attestors_of(self, contract: Contract, pool: Mapping[str, Any], terms_file: Path | None) -> list[str]:
+        """Those of the terms that lead to this contract: an address tells nobody who attests."""
+        if terms_file is None and not self._is_local:
+            return []
+        terms = self._terms(terms_file, bool(pool["deterministic"]))
+        place = coalition_of(self.manifest, str(pool["pool_id"]), terms)
+        same = place.address.lower() == contract.address.lower()
+        return sorted(terms.attestors) if same else []
 
     @property
     def _is_local(self) -> bool:

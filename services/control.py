@@ -9,7 +9,7 @@ from nats.aio.client import Client
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 
-from events import node, pool
+from events import node, pool, slash
 
 CONTROL_SUBJECT = "cp.control"
 
@@ -66,6 +66,13 @@ class RetirePool(_Ask, frozen=True, tag="retire_pool"):
     reason: str
 
 
+class TellSlash(_Ask, frozen=True, tag="tell_slash"):
+    """Signatures and evidence already verified by the gateway; facts of the chain are not its to tell."""
+
+    slash_id: str
+    command: slash.Report | slash.AddProbes | slash.AddEvidence | slash.CastVote
+
+
 class Ping(_Ask, frozen=True, tag="ping"):
     """Is an orchestrator there? Answers with the log sequence it has reacted up to."""
 
@@ -80,6 +87,7 @@ Ask = (
     | PlanPool
     | OpenCoalition
     | RetirePool
+    | TellSlash
 )
 
 

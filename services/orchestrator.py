@@ -19,7 +19,7 @@ from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import NotFoundError
 
-from events import money_policies, node, pool
+from events import money_policies, node, pool, slash, slash_policies
 from events.envelope import Cause, Recorded, decode_commit
 from events.kernel import Rejected
 from events.planning import Candidate, ModelDoesNotFit, plan_layers
@@ -76,7 +76,7 @@ class Orchestrator:
                     self._note_presence(recorded, started)
                 if message.sequence > cursor:
                     reactions = (*react(recorded, self.view), *money_policies.react(recorded, self.view))
-                    await self._carry_out(recorded, reactions)
+                    await self._carry_out(recorded, (*reactions, *slash_policies.react(recorded, self.view)))
             self.reacted = message.sequence
             async with self.moved:
                 self.moved.notify_all()
@@ -206,7 +206,8 @@ class Orchestrator:
             await asyncio.sleep(TICK_S)
             now = _now_ms()
             found = (*liveness(self.view, self.last_seen_unix_ms, now), *overdue(self.view, now))
-            for reaction in (*found, *money_policies.overdue(self.view, now)):
+            found = (*found, *money_policies.overdue(self.view, now), *slash_policies.overdue(self.view, now))
+            for reaction in found:
                 try:
                     await self.do(reaction, reaction.aggregate_id, reaction.command_id)
                 except (NatsError, LogUnavailable) as away:
@@ -272,6 +273,10 @@ class Orchestrator:
                 return "pool", pool_id, pool.AcceptMember(node_id, signature)
             case control.OpenCoalition(pool_id, opened):
                 return "pool", pool_id, pool.OpenCoalition(opened)
+            case control.TellSlash(slash_id, command):
+                if isinstance(command, slash.CastVote):
+                    command = slash.CastVote(command.vote, _now_ms())
+                return "slash", slash_id, command
             case control.RetirePool(pool_id, reason):
                 return "pool", pool_id, pool.Retire(reason)
             case control.PlanPool(pool_id, node_ids):

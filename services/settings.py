@@ -40,6 +40,12 @@ class Settings(BaseSettings):
     """Which contracts stand where; default: `<state_dir>/chain/<chain id>.json`."""
     stream_start_within_s: float = 45.0
     """A paid request whose money does not flow after so long is ended; nothing was computed for it."""
+    verifiers: int = Field(3, ge=1, le=7)
+    """Attestors that a local stack runs and names in its coalitions' terms; more than half are a quorum."""
+    local_probe_window_s: int = Field(600, ge=3)
+    """On the local chain: the window of an attestor's probes; no answer in two thirds of it is a stall."""
+    local_dispute_window_s: int = Field(3_600, ge=1)
+    """On the local chain: how long the accused may dispute a claim before it can be executed."""
     least_voucher_micro: int = 100_000
     """The smallest payment that opens a session, in micro-USDC: more than its transactions cost in gas."""
     model_dirs: tuple[Path, ...] = (Path("tests/models"),)

@@ -22,6 +22,7 @@ import structlog
 import torch
 import uvloop
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from shard_runtime.answering import end_early, say_moved
 from shard_runtime.axl import Axl, MeshUnreachable
@@ -49,6 +50,7 @@ from shard_runtime.messages import (
     open_sealed,
 )
 from shard_runtime.places import Place, Places, Surroundings
+from shard_runtime.probes import answer_to, probe_subject
 from shard_runtime.stage import LOST, code_of
 from shard_runtime.voice import Voice, report_id
 from shard_runtime.worker_config import (
@@ -71,6 +73,7 @@ class Worker:
         self._config, self._nc, self._axl, self._compute = config, nc, axl, compute
         self._node_id = config.node_id
         self._seal_key = read_seal_key(Path(config.seal_key_file))
+        self._receipt_key = read_receipt_key(Path(config.receipt_key_file))
         self._journal = Journal(Path(config.state_dir))
         self._voice = Voice(nc, self._node_id)
         self._restored = asyncio.Event()
@@ -78,7 +81,7 @@ class Worker:
             Surroundings(
                 self._node_id, tuple(Path(directory) for directory in config.model_dirs), config.allow_hub,
                 config.kv_slots, int(config.stall_seconds * 1e9), axl, compute, self._voice, self._journal,
-                self._open, read_receipt_key(Path(config.receipt_key_file)),
+                self._open, self._receipt_key,
             )
         )  # fmt: skip
         self._queue = CommandQueue(nc, self._node_id, self._handle, self._refuse)
@@ -86,6 +89,7 @@ class Worker:
     async def run(self, stopping: asyncio.Event) -> None:
         """Until `stopping` is set; then running requests get `drain_seconds`."""
         await self._voice.report(await self._measure())
+        await self._nc.subscribe(probe_subject(self._node_id), cb=self._answer_probe)
         tasks = [
             asyncio.create_task(self._axl.run(self.places.take, self.places.expecting), name="mesh"),
             asyncio.create_task(self._tick(), name="tick"),
@@ -259,6 +263,11 @@ class Worker:
                 )
             )  # fmt: skip
             await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _answer_probe(self, asked: Msg) -> None:
+        answer = answer_to(asked.data, self._node_id, self._receipt_key)
+        if answer is not None and asked.reply:
+            await asked.respond(answer)
 
     def _active(self) -> int:
         return sum(place.answering.active for place in self.places.all() if place.answering is not None)

@@ -4,6 +4,7 @@ from typing import Any
 
 from events import claim, slash
 from events.breach import Breach, VoteCast
+from events.coalition import BreachTerms
 from tests.aggregates import digest, ulid
 from tests.money import ref
 
@@ -13,6 +14,8 @@ ESCROW = "0x" + "e5" * 20
 COALITION = "0x" + "c0" * 20
 AT_MS = 1_700_000_000_000
 EVIDENCE = slash.EvidenceAdded(digest(1), 700)
+
+BREACH_TERMS = BreachTerms(ATTESTORS, 3, (1_000_000, 1_000_000, 50_000_000, 100_000_000, 5), 3, 600, True)
 
 
 def reported(**changes: Any) -> slash.Reported:

@@ -4,11 +4,13 @@ The claim is an address and a transaction; everything else is read. Knows no log
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eth_utils.address import to_checksum_address
 
+from events.breach import KINDS
 from events.chain import ChainRef
+from events.coalition import BreachTerms
 from services.chain import logs
 from services.chain.artifacts import artifact, artifact_path, read_json
 from services.chain.coalitions import Seat
@@ -46,6 +48,7 @@ class Opening:
     epoch: int
     gda_pool: str
     at: ChainRef
+    breach_terms: BreachTerms | None = None
 
 
 async def opening_of(
@@ -55,9 +58,11 @@ async def opening_of(
     coalition: str,
     transaction: str,
     seats: Sequence[Seat],
+    attestors: Sequence[str] = (),
 ) -> Opening:
     """The current epoch of `coalition`, opened by `transaction` with exactly these `seats`.
 
+    `attestors`: who is said to attest; each is looked up, none can be found without a name.
     Raises OpeningUnproven, OpeningUnconfirmed, ChainAway, ArtifactMissing, NotDeployed.
     """
     if masked(await rpc.code(coalition)) != _wanted_code():
@@ -70,6 +75,7 @@ async def opening_of(
                 raise OpeningUnproven(f"its {view} is another contract than this chain's {name}")
         current = (await contract.read(rpc, "epoch"), str(await contract.read(rpc, "gdaPool")))
         seated = await contract.read(rpc, "seatsOf", opening.epoch)
+        terms = await _breach_terms(rpc, contract, attestors) if attestors else None
     except CallReverted as reverted:
         raise OpeningUnproven(str(reverted)) from reverted
     if current[0] != opening.epoch or not _same(current[1], opening.gda_pool):
@@ -78,7 +84,26 @@ async def opening_of(
         )
     if sorted(map(_spelled, seated)) != sorted(_spelled(seat.as_tuple()) for seat in seats):
         raise OpeningUnproven("its seats are not the operators, units, nodes and receipt keys of the plan")
-    return opening
+    return replace(opening, breach_terms=terms)
+
+
+async def _breach_terms(rpc: Rpc, contract: Contract, attestors: Sequence[str]) -> BreachTerms:
+    known = tuple(sorted({to_checksum_address(address) for address in attestors}))
+    for address in known:
+        if not await contract.read(rpc, "isAttestor", address):
+            raise OpeningUnproven(f"{address} is no attestor of {contract.address}")
+    quorum = int(await contract.read(rpc, "quorum"))
+    if not len(known) < 2 * quorum <= 2 * len(known):
+        raise OpeningUnproven(f"{len(known)} attestors are not all, where a quorum is {quorum}")
+    most = [int(await contract.read(rpc, "mostOf", number)) for number in range(len(KINDS))]
+    return BreachTerms(
+        attestors=known,
+        quorum=quorum,
+        most_per_kind_micro=(most[0], most[1], most[2], most[3], most[4]),
+        least_probes=int(await contract.read(rpc, "leastProbes")),
+        longest_probe_window_s=int(await contract.read(rpc, "longestProbeWindow")),
+        deterministic=bool(await contract.read(rpc, "deterministic")),
+    )
 
 
 async def _told(rpc: Rpc, network: Network, contract: Contract, transaction: str) -> Opening:

@@ -28,6 +28,18 @@ def wallet(settings: Settings, role: Role) -> LocalAccount:
     return kept_at(directory / f"{role}.key")
 
 
+def verifier_key(settings: Settings, number: int) -> Path:
+    """Where the local attestor `number` (from 1) has its key."""
+    directory = settings.state_dir / "keys" / "verifiers"
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return directory / f"{number}.key"
+
+
+def verifiers(settings: Settings) -> tuple[LocalAccount, ...]:
+    """The attestors of a local stack; made when there are none."""
+    return tuple(kept_at(verifier_key(settings, number)) for number in range(1, settings.verifiers + 1))
+
+
 def kept_at(path: Path) -> LocalAccount:
     """The key in a file of hex (0600); made when there is none."""
     key = kept(path, lambda: os.urandom(32).hex().encode())

@@ -26,13 +26,17 @@ AddressText = Annotated[str, Field(pattern=r"^0x[0-9a-fA-F]{40}$")]
 
 
 class OpenCoalition(BaseModel):
-    """`epoch` is the plan whose operators are paid; `transaction` called the contract's openEpoch."""
+    """`epoch` is the plan whose operators are paid; `transaction` called the contract's openEpoch.
+
+    `attestors`: all whom the contract's terms name; none: breaches are not reported by themselves.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     epoch: int = Field(ge=1, lt=2**31)
     coalition: AddressText
     transaction: str = Field(pattern=r"^0x[0-9a-f]{64}$")
+    attestors: tuple[AddressText, ...] = Field((), max_length=64)
 
 
 @router.post(
@@ -48,7 +52,13 @@ async def open_coalition(
         if holder is not None and holder["id"] != pool_id:
             raise CoalitionUnproven(f"{found.coalition} is the coalition of pool {holder['id']}.")
         opened = pool.CoalitionOpened(
-            found.coalition, found.at.chain_id, body.epoch, found.epoch, found.gda_pool, found.at
+            found.coalition,
+            found.at.chain_id,
+            body.epoch,
+            found.epoch,
+            found.gda_pool,
+            found.at,
+            found.breach_terms,
         )
         answer = await command(here, control.OpenCoalition(pool_id, opened), attempt.command_id)
         shown: dict[str, Any] = {"pool_id": pool_id, "position": answer.sequence, "epoch": body.epoch}
@@ -90,7 +100,7 @@ async def _on_chain(here: Gateway, body: OpenCoalition, seats: tuple[Seat, ...])
     try:
         known = manifest.read(here.settings.manifest_of(chain.network.chain_id))
         return await openings.opening_of(
-            chain.rpc, chain.network, known, body.coalition, body.transaction, seats
+            chain.rpc, chain.network, known, body.coalition, body.transaction, seats, body.attestors
         )
     except (ChainAway, RpcRefused, manifest.NotDeployed) as away:
         raise ChainAwayProblem(str(away)) from away

@@ -9,19 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from events.pool import CoalitionOpened
 from services import credentials
-from services.chain import abi, anvil, manifest
+from services.chain import abi, anvil, manifest, wallets
 from services.chain.artifacts import artifact
 from services.chain.contract import Contract
 from services.chain.manifest import Manifest
 from services.chain.rpc import Rpc
 from services.chain.transactions import receipt_of
 from services.coalition_opening import CoalitionNotOpened, open_coalition
+from services.log import EventLog
 from services.operator_income import purse_of, withdraw
 from services.settings import Settings
 from shard_runtime import messages
@@ -107,6 +110,18 @@ class World:
 
         await until(serves)
 
+    async def told(self) -> list[str]:
+        """The pool's openings as they stand in the log."""
+        client = await self.built.nats.connect("projector")
+        events = await EventLog.open(client, None)
+        history = await events.history("pool", self.pool_id)
+        await client.close()
+        return [
+            msgspec.json.encode(item.event).decode()
+            for item in history.recorded
+            if isinstance(item.event, CoalitionOpened)
+        ]
+
     async def pay(self, gda_pool: str, wei: int) -> None:
         """An income of so much at once, from anvil's first account."""
         admin, usdc, usdcx = anvil.dev_account().address, self.known.at("USDC"), self.known.at("USDCx")
@@ -168,6 +183,12 @@ async def test_a_priced_pool_is_opened_once_and_pays_its_operators_by_their_laye
     for peer in world.peers:
         bond = await contract.read(world.rpc, "bondOf", peer.keys.payout_wallet)
         assert bond == await contract.read(world.rpc, "bondNeeded")
+    opened = json.loads((await world.told())[-1])
+    assert opened["breach_terms"]["attestors"] == sorted(
+        key.address for key in wallets.verifiers(world.settings)
+    )
+    assert opened["breach_terms"]["quorum"] == await contract.read(world.rpc, "quorum") == 2
+    assert opened["breach_terms"]["longest_probe_window_s"] == world.settings.local_probe_window_s
     sent = len(await world.journal())
     assert await world.open() == row
     assert len(await world.journal()) == sent
@@ -177,6 +198,10 @@ async def test_a_claim_that_the_chain_does_not_bear_out_is_refused(world: World)
     row = await world.open()
     assert (await world.claim())[0] == 200
     assert await world.claim(coalition=world.known.at("USDC")) == (409, "coalition_unproven")
+    attestors = [key.address for key in wallets.verifiers(world.settings)]
+    assert (await world.claim(attestors=attestors))[0] == 200
+    for wrong in ([*attestors, "0x" + "11" * 20], attestors[:1]):
+        assert await world.claim(attestors=wrong) == (409, "coalition_unproven")
     assert await world.claim(epoch=7) == (409, "coalition_epoch_stale")
     assert await world.claim(transaction="0x" + "11" * 32) == (409, "coalition_unconfirmed")
     other = (await world.journal("intent LIKE '%:bond:0'"))[0].hash

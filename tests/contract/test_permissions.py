@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 import nats
 import pytest
+from msgspec import to_builtins
 from nats.aio.client import Client
+from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 
 from events.envelope import encode_commit
@@ -20,6 +22,8 @@ from services.bus import BusRefused, connect_with_seed
 from services.log import EventLog, Writer
 from services.nkey import kept_seed, new_seed, public_key
 from shard_runtime import messages
+from shard_runtime.probes import ProbeAsked, answer_to, probe_statement, probe_subject
+from shard_runtime.signing import ReceiptKey, signer_of
 from tests.aggregates import cause, opened, ulid
 from tests.contract.permission_matrix import API, MAY_PUBLISH, MAY_SUBSCRIBE, PUBLISH, SOME, SUBSCRIBE, A, B
 from tests.nats_server import NatsServer, nats_server
@@ -203,6 +207,26 @@ async def test_the_gateway_answers_once_and_only_when_asked(server: NatsServer) 
     assert not await probe.lets(reply, subscribe=False)
     await answering
     await probe.client.close()
+
+
+async def test_a_node_answers_the_gateways_probes_and_nobody_elses_node_does(server: NatsServer) -> None:
+    """Also after the server has read its user list again."""
+    gateway, worker = await server.connect("gateway"), await server.connect("worker", A)
+    key = ReceiptKey(bytes(31) + b"\7")
+
+    async def answer(message: nats.aio.msg.Msg) -> None:
+        await message.respond(answer_to(message.data, A, key) or b"")
+
+    await worker.subscribe(probe_subject(A), cb=answer)
+    await worker.flush()
+    for _ in range(2):
+        asked = ProbeAsked("ab" * 32, "0x" + "0A" * 20, 5)
+        reply = await gateway.request(probe_subject(A), json.dumps(to_builtins(asked)).encode(), timeout=5)
+        signature = json.loads(reply.data)["signature"]
+        assert signer_of(probe_statement(A, asked), signature) == key.address
+        await server.access.reload()
+    with pytest.raises(NoRespondersError):
+        await gateway.request(probe_subject(B), b"{}", timeout=5)
 
 
 async def test_joining_and_leaving_disturbs_nobody_else(server: NatsServer) -> None:

@@ -41,6 +41,7 @@ _ALL: tuple[Any, ...] = (
     pool.ShardReplaced(1, ulid(1), None, 0, 0),
     pool.DrainBlocked(ulid(1), "no_successor", "no node outside the ring has accepted this pool"),
     pool.CoalitionOpened("0x" + "c0" * 20, 31337, 2, 1, "0x" + "cd" * 20, ref(9)),
+    pool.CoalitionOpened("0x" + "c0" * 20, 31337, 2, 1, "0x" + "cd" * 20, ref(9), slashing.BREACH_TERMS),
     pool.Retired("done"),
     opened(),
     opened(payer="0x" + "0a" * 20, single_request=True, price_wei_per_s="31709791983"),

@@ -7,6 +7,7 @@ from events import pool
 from events.pool import pool as decider
 from tests.aggregates import digest, proposed, shard, ulid
 from tests.money import ref
+from tests.slashing import BREACH_TERMS
 from tests.spec.scenario import given
 
 TERMS = proposed()
@@ -179,6 +180,8 @@ def test_a_retired_pool_stays_retired() -> None:
 
 
 OPENED = pool.CoalitionOpened("0x" + "c0" * 20, 31337, 1, 1, "0x" + "1a" * 20, ref(7))
+OPENED_LATE = msgspec.structs.replace(OPENED, epoch=2, chain_epoch=2)
+NAMED_LATE = msgspec.structs.replace(OPENED_LATE, breach_terms=BREACH_TERMS)
 PRICED = tuple(proposed(price_wei_per_s="5") if event is TERMS else event for event in CHANGED)
 
 
@@ -195,6 +198,13 @@ def test_a_priced_pool_learns_once_what_pays_the_operators_of_a_plan() -> None:
     assert state.openings.coalition == OPENED.coalition
     paid = [state.openings.gda_pool_of(epoch) for epoch in (1, 2, 3)]
     assert paid == [OPENED.gda_pool, later.gda_pool, None]
+
+
+def test_who_attests_may_be_said_later_and_is_not_forgotten() -> None:
+    state = given(decider, *PRICED, OPENED_LATE, NAMED_LATE).when(pool.OpenCoalition(OPENED_LATE)).nothing()
+    assert isinstance(state, pool.Forming)
+    assert state.openings.breach_terms == BREACH_TERMS
+    given(decider, *PRICED, OPENED_LATE).when(pool.OpenCoalition(NAMED_LATE)).then(NAMED_LATE)
 
 
 def test_a_coalition_that_can_not_be_the_pools_is_refused() -> None:
