@@ -40,6 +40,7 @@ from tests.anvil import LOCAL, deployed_chain
 from tests.money_evidence import number_of
 from tests.paid_chain import CAP_MICRO, RATE, PaidChain, PaidSession
 from tests.projecting import ROOT, Surroundings, surroundings
+from tests.rpc_proxy import RpcProxy, rpc_proxy
 from tests.tcp_proxy import TcpProxy, tcp_proxy
 
 CAP = CAP_MICRO * 10**12
@@ -48,12 +49,13 @@ WITHIN_S = 60.0
 
 @dataclass
 class House:
-    """`proxy` stands between the keeper and the chain; `chain` goes straight to it."""
+    """`proxy` and behind it `errors` stand between the keeper and the chain; `chain` goes straight to it."""
 
     chain: PaidChain
     around: Surroundings
     engine: AsyncEngine
     proxy: TcpProxy
+    errors: RpcProxy
     key: LocalAccount
     """The controller's."""
     keeper_log: EventLog
@@ -227,8 +229,12 @@ async def house() -> AsyncIterator[House]:
         engine = engine_of(around.url)
         client = await around.nats.connect("keeper")
         keeper_log = await EventLog.open(client, Writer.load(around.settings.seeds_dir / "keeper.nk"))
-        async with tcp_proxy(int(rpc.url.rpartition(":")[2])) as proxy, policies(around):
-            yield House(chain, around, engine, proxy, key, keeper_log)
+        async with (
+            rpc_proxy(int(rpc.url.rpartition(":")[2])) as errors,
+            tcp_proxy(errors.port) as proxy,
+            policies(around),
+        ):
+            yield House(chain, around, engine, proxy, errors, key, keeper_log)
         await engine.dispose()
 
 

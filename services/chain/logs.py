@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.chain.networks import Network
-from services.chain.rpc import Log, Rpc, RpcRefused
+from services.chain.rpc import Log, NoSuchBlock, Rpc, RpcRefused
 
 KEPT_MARKS = 128
 """Reorganisations that reach back further than all marks are reported back to the oldest one."""
@@ -105,10 +105,10 @@ async def mark_before(rpc: Rpc, block: int) -> Mark:
 
 
 async def is_canonical(rpc: Rpc, number: int, block_hash: str) -> bool:
-    """Whether the block is (still) on the chain."""
+    """Whether the block is (still) on the chain; an error does not say so. Raises ChainAway, RpcRefused."""
     try:
         return (await rpc.block(number)).hash == block_hash
-    except RpcRefused:
+    except NoSuchBlock:
         return False
 
 

@@ -5,16 +5,19 @@ the transport lost is asked again a few times.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import httpx
 
 Tag = Literal["latest", "pending", "safe", "finalized", "earliest"]
 Height = int | Tag
+Read = TypeVar("Read")
 OVERLOADED = {429, 502, 503, 504}
+FAILING = {-32603, -32005}
+"""Internal error, limit exceeded (JSON-RPC 2.0, EIP-1474)."""
 
 
 class ChainAway(Exception):
@@ -33,6 +36,15 @@ class RpcRefused(Exception):
         super().__init__(f"{method}: {message} ({number})")
         self.number = number
         self.message = message
+
+    @property
+    def of_the_node(self) -> bool:
+        """The node could not, whatever was asked; nothing is said of the request."""
+        return self.number in FAILING
+
+
+class NoSuchBlock(RpcRefused):
+    """rpc_refused: the chain has no block of this height (yet, or any more), and says so."""
 
 
 class CallReverted(Exception):
@@ -101,17 +113,18 @@ class Rpc:
         self._number = 0
 
     async def ask(self, method: str, *params: object) -> Any:
-        """The `result` of one request."""
+        """The `result` of one request. What is no answer to it counts as none."""
         self._number += 1
-        request = {"jsonrpc": "2.0", "id": self._number, "method": method, "params": params}
+        number = self._number
+        request = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
         for attempt in range(1, self._attempts + 1):
             try:
                 response = await self._client.post(self.url, json=request)
                 if response.status_code not in OVERLOADED:
-                    answer = response.json()
+                    answer = _answer(response.json(), number)
                     break
                 why = f"answered {response.status_code}"
-            except (httpx.TransportError, ValueError) as away:
+            except (httpx.RequestError, ValueError) as away:
                 why = f"{type(away).__name__}: {away}"
             if attempt == self._attempts:
                 raise ChainAway(f"{self.url} {why} to {method}")
@@ -119,53 +132,61 @@ class Rpc:
         error = answer.get("error")
         if error is None:
             return answer["result"]
-        message, number = str(error.get("message", "")), int(error.get("code", 0))
+        message, code = str(error.get("message") or ""), error.get("code")
         if "revert" in message.lower():
             data = error.get("data")
             raw = data if isinstance(data, str) and data.startswith("0x") else "0x"
             raise CallReverted(_bytes(raw), message)
-        raise RpcRefused(method, number, message)
+        raise RpcRefused(method, code if isinstance(code, int) else 0, message)
+
+    async def _read(self, read: Callable[[Any], Read], method: str, *params: object) -> Read:
+        """What `read` makes of the `result`; one of another shape is a refusal."""
+        found = await self.ask(method, *params)
+        try:
+            return read(found)
+        except (LookupError, TypeError, ValueError, AttributeError) as odd:
+            raise RpcRefused(method, 0, f"answered {str(found)[:80]!r}") from odd
 
     async def chain_id(self) -> int:
-        return _int(await self.ask("eth_chainId"))
+        return await self._read(_int, "eth_chainId")
 
     async def block(self, height: Height = "latest") -> Block:
-        """Raises RpcRefused when there is no such block (yet)."""
-        found = await self.ask("eth_getBlockByNumber", _height(height), False)
+        """Raises NoSuchBlock."""
+        found = await self._read(_block, "eth_getBlockByNumber", _height(height), False)
         if found is None:
-            raise RpcRefused("eth_getBlockByNumber", 0, f"no block {height}")
-        base = _int(found.get("baseFeePerGas") or "0x0")
-        number = _int(found["number"])
-        return Block(number, str(found["hash"]), found["parentHash"], _int(found["timestamp"]), base)
+            raise NoSuchBlock("eth_getBlockByNumber", 0, f"no block {height}")
+        return found
 
     async def block_number(self) -> int:
-        return _int(await self.ask("eth_blockNumber"))
+        return await self._read(_int, "eth_blockNumber")
 
     async def code(self, address: str, height: Height = "latest") -> bytes:
-        return _bytes(await self.ask("eth_getCode", address, _height(height)))
+        return await self._read(_bytes, "eth_getCode", address, _height(height))
 
     async def storage(self, address: str, slot: int) -> int:
-        return _int(await self.ask("eth_getStorageAt", address, hex(slot), "latest"))
+        return await self._read(_int, "eth_getStorageAt", address, hex(slot), "latest")
 
     async def balance(self, address: str) -> int:
-        return _int(await self.ask("eth_getBalance", address, "latest"))
+        return await self._read(_int, "eth_getBalance", address, "latest")
 
     async def nonce(self, address: str, height: Height = "pending") -> int:
-        return _int(await self.ask("eth_getTransactionCount", address, _height(height)))
+        return await self._read(_int, "eth_getTransactionCount", address, _height(height))
 
     async def call(self, to: str, data: bytes, height: Height = "latest", sender: str | None = None) -> bytes:
         """A contract's answer; empty when nothing stands at `to`. "pending" sees the next block's time."""
-        return _bytes(await self.ask("eth_call", _request(sender, to, data), _height(height)))
+        return await self._read(_bytes, "eth_call", _request(sender, to, data), _height(height))
 
     async def estimate(self, sender: str, to: str, data: bytes, value_wei: int = 0) -> int:
         """Gas that the transaction would use now."""
-        return _int(await self.ask("eth_estimateGas", _request(sender, to, data, value_wei)))
+        return await self._read(_int, "eth_estimateGas", _request(sender, to, data, value_wei))
 
     async def tip_wei(self) -> int:
         """The priority fee that the node suggests; 0 when it suggests none."""
         try:
-            return _int(await self.ask("eth_maxPriorityFeePerGas"))
-        except RpcRefused:
+            return await self._read(_int, "eth_maxPriorityFeePerGas")
+        except RpcRefused as refused:
+            if refused.of_the_node:
+                raise
             return 0
 
     async def send(self, raw: bytes) -> str:
@@ -174,24 +195,11 @@ class Rpc:
 
     async def transaction(self, transaction: str) -> Asked | None:
         """None: the node has never heard of it, or has forgotten it."""
-        found = await self.ask("eth_getTransactionByHash", transaction)
-        return found and Asked(found["from"], _int(found["nonce"]), found.get("blockHash"))
+        return await self._read(_asked, "eth_getTransactionByHash", transaction)
 
     async def receipt(self, transaction: str) -> Receipt | None:
         """None: not in a block (yet)."""
-        found = await self.ask("eth_getTransactionReceipt", transaction)
-        if found is None:
-            return None
-        gas = _int(found["gasUsed"])
-        return Receipt(
-            found["transactionHash"],
-            _int(found["blockNumber"]),
-            found["blockHash"],
-            _int(found["status"]) == 1,
-            gas,
-            gas * _int(found.get("effectiveGasPrice") or "0x0"),
-            tuple(_log(item) for item in found["logs"]),
-        )
+        return await self._read(_receipt, "eth_getTransactionReceipt", transaction)
 
     async def logs(
         self,
@@ -206,7 +214,7 @@ class Rpc:
             wanted["address"] = list(addresses)
         if topics:
             wanted["topics"] = [_topic(topic) for topic in topics]
-        found = [_log(item) for item in await self.ask("eth_getLogs", wanted)]
+        found = await self._read(_logs, "eth_getLogs", wanted)
         return sorted(found, key=lambda log: (log.block_number, log.index))
 
 
@@ -223,6 +231,49 @@ def _request(sender: str | None, to: str, data: bytes, value_wei: int = 0) -> di
     if value_wei:
         found["value"] = hex(value_wei)
     return found
+
+
+def _answer(found: Any, number: int) -> dict[str, Any]:
+    """Raises ValueError for what is no JSON-RPC answer to this request."""
+    if isinstance(found, dict):
+        if isinstance(found.get("error"), dict) and found.get("id") in (number, None):
+            return found
+        if found.get("error") is None and "result" in found and found.get("id") == number:
+            return found
+    raise ValueError(f"no answer: {str(found)[:80]!r}")
+
+
+def _block(found: Any) -> Block | None:
+    if found is None:
+        return None
+    base = _int(found.get("baseFeePerGas") or "0x0")
+    number = _int(found["number"])
+    return Block(number, str(found["hash"]), found["parentHash"], _int(found["timestamp"]), base)
+
+
+def _asked(found: Any) -> Asked | None:
+    return None if found is None else Asked(found["from"], _int(found["nonce"]), found.get("blockHash"))
+
+
+def _receipt(found: Any) -> Receipt | None:
+    if found is None:
+        return None
+    gas = _int(found["gasUsed"])
+    return Receipt(
+        found["transactionHash"],
+        _int(found["blockNumber"]),
+        found["blockHash"],
+        _int(found["status"]) == 1,
+        gas,
+        gas * _int(found.get("effectiveGasPrice") or "0x0"),
+        _logs(found["logs"]),
+    )
+
+
+def _logs(found: Any) -> tuple[Log, ...]:
+    if not isinstance(found, list):
+        raise TypeError("not a list")
+    return tuple(_log(item) for item in found)
 
 
 def _log(found: Any) -> Log:

@@ -197,13 +197,16 @@ class Sender:
         return next(nonce for nonce in range(mined, mined + len(taken) + 1) if nonce not in taken)
 
     async def _send_first(self, entry: Entry) -> None:
-        """Only here is a refusal final: these bytes were never given to anybody before."""
+        """Only here is a refusal final: these bytes were never given to anybody before.
+
+        A node that fails may have passed them on before it did.
+        """
         try:
             await self.rpc.send(entry.raw)
         except ChainAway:
             return
         except RpcRefused as refused:
-            if any(word in refused.message.lower() for word in ALREADY):
+            if refused.of_the_node or any(word in refused.message.lower() for word in ALREADY):
                 return
             if await self.rpc.transaction(entry.hash) is not None:
                 return

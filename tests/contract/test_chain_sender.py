@@ -16,6 +16,7 @@ from services.chain.transactions import ReceiptOverdue
 from services.credentials import engine_of
 from tests.anvil import LOCAL
 from tests.postgres import database
+from tests.rpc_proxy import FAULTS, rpc_proxy
 from tests.tcp_proxy import TcpProxy, tcp_proxy
 
 KEY = anvil.dev_account(4)
@@ -122,6 +123,23 @@ async def test_a_lost_answer_is_not_a_lost_transaction() -> None:
         receipt = await h.gift("rent")
         assert h.proxy.cuts == 1
         assert receipt.succeeded
+        assert await h.received() == 1
+        assert await h.rows("rent") == [(1, "mined")]
+
+
+@pytest.mark.parametrize("passed_on", [True, False])
+@pytest.mark.parametrize("name", ["refusal -32603", "refusal -32005", "http 500 with a refusal", "garbage"])
+async def test_a_node_that_fails_has_not_refused_what_was_sent(name: str, passed_on: bool) -> None:
+    async with house() as h, rpc_proxy(int(h.rpc.url.rpartition(":")[2])) as proxy:
+        async with connected(f"http://127.0.0.1:{proxy.port}", attempts=1) as through:
+            sender = Sender(through, LOCAL, KEY, h.engine)
+            proxy.passes_on = passed_on
+            proxy.fault = lambda method: FAULTS[name] if method == "eth_sendRawTransaction" else None
+            entry = await sender.submit("rent", SOMEONE, b"", value_wei=1)
+            assert await h.rows("rent") == [(1, "signed")]
+            proxy.fault = lambda _: None
+            await sender.tend()
+            assert (await sender.outcome("rent", WITHIN_S)).transaction == entry.hash
         assert await h.received() == 1
         assert await h.rows("rent") == [(1, "mined")]
 

@@ -1,10 +1,13 @@
 """What goes wrong around the keeper: it dies, the chain is away, blocks are taken back, others act."""
 
+import itertools
+
 import pytest
 
 from events import session, stream
 from services.chain import abi
 from tests.keeping import House, house
+from tests.rpc_proxy import FAULTS
 
 STEPS = (b"eth_estimateGas", b"eth_sendRawTransaction", b"eth_getTransactionReceipt", b"eth_getLogs")
 """What the keeper asks the chain: before it signs, before it sends, before it knows, before it tells."""
@@ -79,6 +82,28 @@ async def test_an_rpc_that_is_away_only_delays() -> None:
         await here.end(key, 1)
         await here.close(key)
         await here.settled(key)
+        await here.sound()
+
+
+@pytest.mark.long
+async def test_an_rpc_that_answers_with_errors_only_delays() -> None:
+    """Whatever it answers to whatever is asked, nothing is believed of it."""
+    async with house() as here, here.keeping():
+        key, _ = await here.pay(600)
+        errors, left = here.errors, list(FAULTS.values())
+        for number in itertools.count():
+            some, left = left[:3], left[3:]
+            errors.passes_on = number % 4 < 2
+            errors.fault = lambda _, some=some: some.pop() if some else None  # type: ignore[misc]
+            request, starts = 1 + number // 2, number % 2 == 0
+            await (here.start if starts else here.end)(key, request)
+            await here.flows(key, int(starts))
+            if not starts and not left and not some:
+                break
+        await here.close(key)
+        await here.settled(key)
+        assert "reverted" not in await here.facts(key)
+        assert "session.payment_reverted.v1" not in {item.type for item in await here.history()}
         await here.sound()
 
 
