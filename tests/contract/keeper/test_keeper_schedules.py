@@ -1,7 +1,7 @@
 """Random schedules on a real chain: whatever happens around the keeper, every session ends to the wei.
 
-Each has requests that start and end, and between them a keeper that dies, an RPC that refuses or hangs,
-blocks that are taken back, and a payer who stops or closes by himself.
+Each has requests that start and end, and between them a keeper that dies, an RPC that refuses, hangs or
+answers with errors, blocks that are taken back, and a payer who stops or closes by himself.
 """
 
 import asyncio
@@ -15,9 +15,10 @@ from events import session, stream
 from events.kernel import Rejected
 from tests.keeping import House, house
 from tests.paid_chain import PaidSession
+from tests.rpc_proxy import FAULTS as FAULTS_OF_AN_RPC
 
 HOUSES, PER_HOUSE = 10, 20
-FAULTS = ("crash", "refuse", "hang", "reorg", "reorg", "payer_stop", "payer_close")
+FAULTS = ("crash", "refuse", "hang", "err", "reorg", "reorg", "payer_stop", "payer_close")
 CLOSED = 2
 
 
@@ -73,6 +74,10 @@ class Schedule:
             case "hang":
                 proxy.answers_pass.clear()
                 await self._asked(self.draw.randrange(1, 3), passes=True)
+            case "err":
+                here.errors.passes_on = self.draw.random() < 0.5
+                here.errors.fault = lambda _: self.draw.choice(list(FAULTS_OF_AN_RPC.values()))
+                await self._asked(self.draw.randrange(1, 5), passes=True)
             case "reorg":
                 await here.chain.rpc.ask("anvil_rollback", self.draw.randrange(1, 4))
                 await here.chain.rpc.ask("evm_mine")
@@ -104,6 +109,7 @@ class Schedule:
     def _heal(self) -> None:
         self.here.proxy.on_request = lambda _: True
         self.here.proxy.answers_pass.set()
+        self.here.errors.fault = lambda _: None
 
     async def _revive(self) -> None:
         self._keeper = contextlib.AsyncExitStack()
