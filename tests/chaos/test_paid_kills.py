@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from eth_account.signers.local import LocalAccount
 from rich.console import Console
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from events.envelope import Recorded, decode_commit
 from services import credentials
@@ -29,12 +31,15 @@ from tests.e2e.network import POOL, Network, network
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
+CLAIMED, FIRST_TOKEN = "its voucher's row is claimed", "the client got its first token"
 STEPS = (
+    CLAIMED,
     "session.payment_verified.v1",
     "session.payment_settled.v1",
     "session.request_started.v1",
     "stream.start_requested.v1",
     "stream.started.v1",
+    FIRST_TOKEN,
     "session.generation_ended.v1",
     "stream.stop_requested.v1",
     "stream.stopped.v1",
@@ -43,6 +48,8 @@ STEPS = (
 )
 ASK = [{"role": "user", "content": "Tell me a story about a brave fox named Mira."}]
 SETTLED_WITHIN_S = 120.0
+CLAIMS = 7
+"""The key of the advisory lock that holds a claim back."""
 FAILED = (AnswerFailed, GatewayRefused, NotPaid, httpx.HTTPError)
 
 
@@ -58,12 +65,57 @@ async def first_of(net: Network, step: str, after_sequence: int) -> Recorded:
     raise AssertionError("the log ended")
 
 
-async def visit(agent: Agent) -> None:
+@contextlib.asynccontextmanager
+async def claims_held(net: Network) -> AsyncIterator[AsyncConnection]:
+    """While this lasts, a claimed row is being committed: nobody sees it, and its writer does not go on.
+
+    At the end it is there, also when its writer is not.
+    """
+    engine = credentials.engine_of(database_url(net.settings)).execution_options(isolation_level="AUTOCOMMIT")
+    wait = f"BEGIN PERFORM pg_advisory_xact_lock({CLAIMS}); RETURN NULL; END"
+    try:
+        async with engine.connect() as connection:
+            for statement in (
+                f"CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS '{wait}'",
+                "CREATE CONSTRAINT TRIGGER held AFTER INSERT ON vouchers DEFERRABLE INITIALLY DEFERRED"
+                " FOR EACH ROW EXECUTE FUNCTION held()",
+                f"SELECT pg_advisory_lock({CLAIMS})",
+            ):
+                await connection.execute(text(statement))
+            try:
+                yield connection
+            finally:
+                await connection.execute(text(f"SELECT pg_advisory_unlock({CLAIMS})"))
+                await connection.execute(text("DROP FUNCTION held CASCADE"))
+    finally:
+        await engine.dispose()
+
+
+async def claim_waits(connection: AsyncConnection) -> bool:
+    waiting = f"SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = {CLAIMS} AND NOT granted"
+    return (await connection.execute(text(waiting))).first() is not None
+
+
+@contextlib.asynccontextmanager
+async def stopped_at(net: Network, step: str, first_token: asyncio.Event) -> AsyncIterator[Awaitable[object]]:
+    """Awaits the step, which is over when this ends."""
+    if step == CLAIMED:
+        async with claims_held(net) as connection:
+            yield until(lambda: claim_waits(connection), 60)
+    elif step == FIRST_TOKEN:
+        yield first_token.wait()
+    else:
+        async with net.role("auditor") as client:
+            before = await (await EventLog.open(client, None)).last_sequence()
+        yield first_of(net, step, before)
+
+
+async def visit(agent: Agent, first_token: asyncio.Event) -> None:
     """Buys, asks, settles; whatever fails is not tried again."""
     with contextlib.suppress(*FAILED):
         await agent.buy()
         async for _ in agent.ask(ASK, Spoken(), temperature=0, max_completion_tokens=24):
-            pass
+            first_token.set()
         await agent.settle()
 
 
@@ -91,22 +143,32 @@ async def give_back(net: Network, agent: Agent, account: LocalAccount, session_i
     await until(asked, SETTLED_WITHIN_S)
 
 
+async def session_of(net: Network, payer: str) -> str:
+    """The one that this payer's voucher opened, or is about to."""
+    engine = credentials.engine_of(database_url(net.settings))
+    try:
+        async with engine.connect() as connection:
+            asked = text("SELECT session_id FROM vouchers WHERE payer = :payer")
+            return str((await connection.execute(asked, {"payer": payer.lower()})).scalar_one())
+    finally:
+        await engine.dispose()
+
+
 async def killed_at(net: Network, market: Market, victim: str, step: str) -> dict[str, Any]:
-    """The session's row at the end, after `victim` was killed when the log first showed `step`."""
-    agent = await market.agent(f"{victim} at {step}")
+    """The session's row at the end, after `victim` was killed at this step."""
+    agent, first_token = await market.agent(f"{victim} at {step}"), asyncio.Event()
     assert agent.payer is not None
     account = agent.payer.account
-    async with net.role("auditor") as client:
-        before = await (await EventLog.open(client, None)).last_sequence()
-    watching = asyncio.create_task(first_of(net, step, before))
-    visiting = asyncio.create_task(visit(agent))
-    seen = await asyncio.wait_for(watching, 60)
-    await net.kill(victim)
+    async with stopped_at(net, step, first_token) as reached:
+        visiting = asyncio.create_task(visit(agent, first_token))
+        await asyncio.wait_for(reached, 60)
+        await net.kill(victim)
     await net.restart(victim)
     await until(net.ready, 60)
     await visiting
-    await give_back(net, agent, account, seen.aggregate_id)
-    row: dict[str, Any] = await market.row(seen.aggregate_id, is_settled, SETTLED_WITHIN_S)
+    session_id = await session_of(net, account.address)
+    await give_back(net, agent, account, session_id)
+    row: dict[str, Any] = await market.row(session_id, is_settled, SETTLED_WITHIN_S)
     assert is_settled(row), (victim, step, row)
     held = await market.usdc_of(account.address)
     voucher_micro = int(row["cap_wei"]) // 10**12
