@@ -135,6 +135,8 @@ async def give_back(net: Network, agent: Agent, account: LocalAccount, session_i
 
     async def asked() -> bool:
         agent.key = agent.key or await key_again(net, session_id, account)
+        if not agent.key:
+            return False  # the gateway has not brought its payment to an end yet
         headers = {"Authorization": f"Bearer {agent.key}"}
         async with httpx.AsyncClient(base_url=net.settings.public_url, trust_env=False, timeout=60) as client:
             answer = await client.post(f"/sessions/{session_id}/settle", headers=headers)
