@@ -39,6 +39,16 @@ def slash_id_of(session_id: str, operator: str, kind: str) -> str:
     return _ulid_shaped(f"slash|{session_id}|{operator.lower()}|{kind}".encode())
 
 
+def run_command_id(run_id: str) -> str:
+    """The id of the command that asks for a run: whoever asks for it, it is the same one."""
+    return f"run:{run_id}"
+
+
+def run_key(run_id: str) -> str:
+    """A run's idempotency key: the id of the event by which it was asked for."""
+    return event_id(commit_id(run_command_id(run_id)), 0)
+
+
 def _ulid_shaped(data: bytes) -> str:
     number = int.from_bytes(hashlib.sha256(data).digest()[:16], "big")
     return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))

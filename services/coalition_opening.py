@@ -1,15 +1,19 @@
 """Makes a priced pool payable: its Coalition stands, operators are bonded and consent, an epoch is open.
 
-Every step looks at the chain first, so a repeated or interrupted call goes on where the last one ended.
-Talks to the chain, the gateway's REST and node directories on this machine; knows nothing of the log.
+Every step looks at the chain first, so a repeated or interrupted call goes on where the last one ended. What
+changes the chain are keeper runs, asked for over the gateway's REST. Reads the chain and node directories on
+this machine; knows nothing of the log.
 """
 
+import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 from eth_account.signers.local import LocalAccount
 from eth_utils.address import to_checksum_address
@@ -19,10 +23,10 @@ from services import credentials
 from services.chain import abi, anvil, logs, manifest, wallets
 from services.chain.artifacts import artifact
 from services.chain.coalitions import CoalitionTerms, Seat, coalition_of
-from services.chain.consents import FOR_GOOD_UNIX_S, bond_authorization, bond_nonce, seat_consent
+from services.chain.consents import bond_authorization, bond_nonce, seat_consent
 from services.chain.contract import Contract
-from services.chain.networks import network_of
-from services.chain.rpc import Receipt, Rpc, connected
+from services.chain.networks import Network, network_of
+from services.chain.rpc import Rpc, connected
 from services.chain.sender import Sender
 from services.gateway_rest import checked, client
 from services.node_keys import NodeKeys
@@ -30,8 +34,8 @@ from services.settings import Settings
 from services.typed_data import sign_typed
 
 Say = Callable[[str], None]
-ATTEMPTS = 3
-"""A transaction that was mined and failed is not repeated more often in one run."""
+RUN_WITHIN_S = 120.0
+POLL_S = 0.1
 
 
 class CoalitionNotOpened(Exception):
@@ -88,8 +92,8 @@ async def open_coalition(
 ) -> dict[str, Any]:
     """The pool as the gateway shows it, once its present plan's operators can be paid.
 
-    Sends with the steward's wallet; operators sign with the payout keys in `node_dirs`, and need no coins.
-    Raises CoalitionNotOpened, GatewayRefused, and what sending raises (see `Sender`).
+    The keeper's wallet is the steward; operators sign with the payout keys in `node_dirs`, and need no coins.
+    Raises CoalitionNotOpened, GatewayRefused, ChainAway.
     """
     if settings.chain_rpc_url is None or settings.database_url is None:
         raise CoalitionNotOpened("CHAIN_RPC_URL and DATABASE_URL are needed, or a running local stack")
@@ -100,12 +104,12 @@ async def open_coalition(
         stack.push_async_callback(engine.dispose)
         pool = checked(await rest.get(f"/pools/{pool_id}"))
         network = network_of(await rpc.chain_id())
-        steward = wallets.wallet(settings, "steward")
-        await wallets.fund_local(rpc, steward.address)
         opener = _Opener(
+            rest,
             rpc,
-            Sender(rpc, network, steward, engine),
+            network,
             engine,
+            checked(await rest.get("/keeper"))["wallet"],
             manifest.read(settings.manifest_of(network.chain_id)),
             {keys.node_id: keys.payout for keys in map(NodeKeys.load_or_make, node_dirs)},
             say,
@@ -115,9 +119,7 @@ async def open_coalition(
         contract = await opener.stand(pool, terms_file)
         if pool["paid_epoch"] == _plan_of(pool) and await opener.is_open(contract, pool):
             return pool
-        for operator in sorted({seat.operator for seat in seats}):
-            await opener.bond(contract, operator, seats)
-        transaction = await opener.open(contract, seats)
+        transaction = await opener.open(contract, pool, seats)
         body = {"epoch": _plan_of(pool), "coalition": contract.address, "transaction": transaction}
         body["attestors"] = opener.attestors_of(contract, pool, terms_file)
         told = checked(await rest.post(f"/pools/{pool_id}/coalition", json=body))
@@ -147,9 +149,11 @@ async def _seats(rest: Any, pool: Mapping[str, Any]) -> tuple[Seat, ...]:
 class _Opener:
     """One run. `payouts`: node id -> its payout key, of the nodes whose directories are here."""
 
+    rest: httpx.AsyncClient
     rpc: Rpc
-    sender: Sender
+    network: Network
     engine: AsyncEngine
+    steward: str
     manifest: manifest.Manifest
     payouts: Mapping[str, LocalAccount]
     say: Say
@@ -162,11 +166,9 @@ class _Opener:
         if pool["coalition"] is not None:
             return Contract(artifact("Coalition"), pool["coalition"])
         terms = self._terms(terms_file, bool(pool["deterministic"]))
-        if terms.steward.lower() != self.sender.key.address.lower():
-            raise CoalitionNotOpened(f"the terms name another steward than {self.sender.key.address}")
         place = coalition_of(self.manifest, str(pool["pool_id"]), terms)
         if not await self.rpc.code(place.address):
-            await self._sent(f"coalition:{place.address}:stand", place.factory.address, place.data)
+            await self._run(f"/pools/{pool['pool_id']}/proposal", {"terms": msgspec.to_builtins(terms)})
             self.say(f"coalition stands at {place.address}")
         return Contract(artifact("Coalition"), place.address)
 
@@ -177,10 +179,11 @@ class _Opener:
             except (OSError, msgspec.DecodeError) as broken:
                 raise CoalitionNotOpened(f"terms of {path}: {broken}") from broken
         if not self._is_local:
-            chain = self.sender.network.name
-            raise CoalitionNotOpened(f"{chain} needs a file with the coalition's terms: --terms FILE")
+            raise CoalitionNotOpened(
+                f"{self.network.name} needs a file with the coalition's terms: --terms FILE"
+            )
         return local_terms(
-            self.sender.key.address,
+            self.steward,
             deterministic=deterministic,
             attestors=tuple(key.address for key in wallets.verifiers(self.settings)),
             probe_window_s=self.settings.local_probe_window_s,
@@ -198,14 +201,15 @@ class _Opener:
 
     @property
     def _is_local(self) -> bool:
-        return self.sender.network.chain_id == anvil.CHAIN_ID
+        return self.network.chain_id == anvil.CHAIN_ID
 
     async def is_open(self, contract: Contract, pool: Mapping[str, Any]) -> bool:
         paying = str(await contract.read(self.rpc, "gdaPool"))
         return paying.lower() == str(pool["gda_pool"]).lower()
 
-    async def bond(self, contract: Contract, operator: str, seats: Sequence[Seat]) -> None:
-        """Brings the operator's free bond to what a seat needs, from its payout wallet's USDC."""
+    async def bond(self, contract: Contract, seat: Seat) -> dict[str, Any] | None:
+        """What brings the operator's free bond to what a seat needs, from its payout wallet's USDC."""
+        operator = seat.operator
         needed, bonded, locked, leaving = [
             int(await contract.read(self.rpc, view, *arguments))
             for view, arguments in (
@@ -217,14 +221,13 @@ class _Opener:
         ]
         missing = needed - (bonded - locked - leaving)
         if missing <= 0:
-            return
+            return None
         usdc = Contract(artifact("MockUSDC"), self.manifest.at("USDC"))
-        payout = self._payout(next(seat for seat in seats if seat.operator == operator))
-        state = f"coalition:{contract.address}:{operator}:{bonded}:{missing}"
-        await self._provide(usdc, operator, missing, state)
+        payout = self._payout(seat)
+        await self._provide(usdc, operator, missing, f"coalition:{contract.address}:{operator}:{bonded}")
         nonce = bond_nonce(contract.address, operator, bonded)
         typed = bond_authorization(
-            chain_id=self.sender.network.chain_id,
+            chain_id=self.network.chain_id,
             token=usdc.address,
             name=await usdc.read(self.rpc, "name"),
             version=await usdc.read(self.rpc, "version"),
@@ -233,12 +236,9 @@ class _Opener:
             micro=missing,
             nonce=nonce,
         )
-        raw_nonce, signature = bytes.fromhex(nonce[2:]), bytes.fromhex(sign_typed(payout, typed))
-        data = contract.calldata(
-            "bondWithAuthorization", operator, missing, 0, FOR_GOOD_UNIX_S, raw_nonce, signature
-        )
-        await self._sent(f"{state}:bond", contract.address, data)
-        self.say(f"operator {operator} bonded {missing / 10**6:.2f} USDC")
+        self.say(f"operator {operator} bonds {missing / 10**6:.2f} USDC")
+        signature = "0x" + sign_typed(payout, typed)
+        return {"operator": operator, "micro": missing, "nonce": nonce, "signature": signature}
 
     async def _provide(self, usdc: Contract, operator: str, micro: int, state: str) -> None:
         """USDC in the payout wallet: on the local chain it is made, elsewhere its owner has to bring it."""
@@ -249,35 +249,36 @@ class _Opener:
         if not self._is_local or self.manifest.owner.lower() != owner.address.lower():
             text = f"payout wallet {operator} needs {micro / 10**6:.2f} USDC for its bond and holds"
             raise CoalitionNotOpened(f"{text} {held / 10**6:.2f} ({usdc.address})")
-        minter = Sender(self.rpc, self.sender.network, owner, self.engine)
-        await self._sent(
-            f"{state}:mint:{held}", usdc.address, usdc.calldata("mint", operator, micro - held), minter
-        )
+        minter = Sender(self.rpc, self.network, owner, self.engine)
+        mint = usdc.calldata("mint", operator, micro - held)
+        await minter.send(f"{state}:{micro}:mint:{held}", usdc.address, mint)
 
-    async def open(self, contract: Contract, seats: Sequence[Seat]) -> str:
-        """The transaction that opened the contract's current epoch with these seats."""
+    async def open(self, contract: Contract, pool: Mapping[str, Any], seats: Sequence[Seat]) -> str:
+        """The transaction that opened the contract's current epoch with these seats, bonded."""
         current = int(await contract.read(self.rpc, "epoch"))
         if await self._seated(contract, current, seats):
             return await self._transaction_of(contract, current)
+        by_operator = {seat.operator: seat for seat in seats}
+        bonds = [await self.bond(contract, seat) for _, seat in sorted(by_operator.items())]
         consents = [
-            bytes.fromhex(
-                sign_typed(
-                    self._payout(seat),
-                    seat_consent(
-                        chain_id=self.sender.network.chain_id,
-                        coalition=contract.address,
-                        epoch=current + 1,
-                        seat=seat,
-                    ),
-                )
+            "0x"
+            + sign_typed(
+                self._payout(seat),
+                seat_consent(
+                    chain_id=self.network.chain_id, coalition=contract.address, epoch=current + 1, seat=seat
+                ),
             )
             for seat in seats
         ]
-        data = contract.calldata("openEpoch", [seat.as_tuple() for seat in seats], consents)
-        receipt = await self._sent(
-            f"coalition:{contract.address}:epoch:{current + 1}", contract.address, data
-        )
-        return receipt.transaction
+        body = {
+            "epoch": _plan_of(pool),
+            "coalition": contract.address,
+            "chain_epoch": current + 1,
+            "bonds": [bond for bond in bonds if bond is not None],
+            "consents": consents,
+        }
+        run = await self._run(f"/pools/{pool['pool_id']}/activation", body)
+        return str(next(sent["tx"] for sent in run["transactions"] if sent["node_id"] == "open-epoch"))
 
     async def _seated(self, contract: Contract, epoch: int, seats: Sequence[Seat]) -> bool:
         if not int(await contract.read(self.rpc, "gdaPool"), 16):
@@ -292,7 +293,7 @@ class _Opener:
         head = await self.rpc.block_number()
         topics = (abi.topic("EpochOpened(uint256,address,uint256)"), epoch.to_bytes(32, "big"))
         told = await logs.between(
-            self.rpc, self.sender.network, self.manifest.from_block, head, (contract.address,), topics
+            self.rpc, self.network, self.manifest.from_block, head, (contract.address,), topics
         )
         return told[-1].transaction
 
@@ -303,10 +304,17 @@ class _Opener:
             raise CoalitionNotOpened(f"{text}: --dir DIRECTORY")
         return payout
 
-    async def _sent(self, intent: str, to: str, data: bytes, sender: Sender | None = None) -> Receipt:
-        """Mined and successful. A failed transaction used its intent up, so the next one counts on."""
-        for attempt in range(ATTEMPTS):
-            receipt = await (sender or self.sender).send(f"{intent}:{attempt}", to, data)
-            if receipt.succeeded:
-                return receipt
-        raise CoalitionNotOpened(f"{intent} failed on the chain {ATTEMPTS} times: {receipt.transaction}")
+    async def _run(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A keeper run that has done it. Raises CoalitionNotOpened."""
+        run_id = checked(await self.rest.post(path, json=body))["run_id"]
+        self.say(f"run {run_id}")
+        deadline = time.monotonic() + RUN_WITHIN_S
+        while time.monotonic() < deadline:
+            answer = await self.rest.get(f"/runs/{run_id}")
+            run = checked(answer) if answer.status_code != httpx.codes.NOT_FOUND else {"status": "requested"}
+            if run["status"] == "confirmed":
+                return run
+            if run["status"] == "failed":
+                raise CoalitionNotOpened(f"run {run_id} failed: {run['error_code']} {run['error_detail']}")
+            await asyncio.sleep(POLL_S)
+        raise CoalitionNotOpened(f"run {run_id} has not ended after {RUN_WITHIN_S:.0f} s; is a keeper there?")

@@ -9,7 +9,7 @@ from nats.aio.client import Client
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 
-from events import node, pool, slash
+from events import node, pool, slash, workflow
 
 CONTROL_SUBJECT = "cp.control"
 
@@ -61,6 +61,13 @@ class OpenCoalition(_Ask, frozen=True, tag="open_coalition"):
     opened: pool.CoalitionOpened
 
 
+class RequestRun(_Ask, frozen=True, tag="request_run"):
+    """The keeper carries it out; the caller's command id is `events.ids.run_command_id(run_id)`."""
+
+    run_id: str
+    requested: workflow.Requested
+
+
 class RetirePool(_Ask, frozen=True, tag="retire_pool"):
     pool_id: str
     reason: str
@@ -86,6 +93,7 @@ Ask = (
     | AcceptMember
     | PlanPool
     | OpenCoalition
+    | RequestRun
     | RetirePool
     | TellSlash
 )

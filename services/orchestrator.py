@@ -19,7 +19,7 @@ from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import NotFoundError
 
-from events import money_policies, node, pool, slash, slash_policies
+from events import money_policies, node, pool, slash, slash_policies, workflow
 from events.envelope import Cause, Recorded, decode_commit
 from events.kernel import Rejected
 from events.planning import Candidate, ModelDoesNotFit, plan_layers
@@ -277,6 +277,8 @@ class Orchestrator:
                 if isinstance(command, slash.CastVote):
                     command = slash.CastVote(command.vote, _now_ms())
                 return "slash", slash_id, command
+            case control.RequestRun(run_id, requested):
+                return "workflow", run_id, workflow.Request(requested)
             case control.RetirePool(pool_id, reason):
                 return "pool", pool_id, pool.Retire(reason)
             case control.PlanPool(pool_id, node_ids):

@@ -210,6 +210,27 @@ class ReadModel:
                 "payers": await _all(connection, payers.limit(limit)),
             }
 
+    async def run(self, run_id: str) -> Row | None:
+        """A keeper run with its transactions."""
+        sent = _TABLES["workflow_transactions"].c
+        async with self._reading() as connection:
+            row = await _one(connection, "workflows", _TABLES["workflows"].c.id == run_id)
+            if row is not None:
+                chosen = select(sent.node_id, sent.iteration, sent.chain_id, sent.tx)
+                row["transactions"] = await _all(
+                    connection, chosen.where(sent.run_id == run_id).order_by(sent.number)
+                )
+        return row
+
+    async def runs(self, subject_id: str | None, limit: int) -> list[Row]:
+        """The newest first; `subject_id`: only those of one session, pool or slash."""
+        found = _TABLES["workflows"]
+        chosen = (
+            select(found) if subject_id is None else select(found).where(found.c.subject_id == subject_id)
+        )
+        async with self._reading() as connection:
+            return await _all(connection, chosen.order_by(found.c.created_position.desc()).limit(limit))
+
     async def flowing(self, limit: int) -> list[str]:
         """Sessions whose money flows now, the newest first."""
         streams = _TABLES["streams"]

@@ -29,6 +29,7 @@ from services.chain_evidence import evidence_of
 from services.credentials import engine_of
 from services.handle import handle
 from services.keeper.__main__ import work
+from services.keeper.callbacks import Callbacks
 from services.keeper.entries import Reading
 from services.keeper.following import Following
 from services.keeper.vouchers import TERMS, VOUCHER
@@ -37,6 +38,7 @@ from services.orchestrator import Orchestrator
 from services.vouchers import VoucherRow
 from tests.aggregates import FAR_FUTURE_MS, cause, generation_ended, request_started, ulid
 from tests.anvil import LOCAL, deployed_chain
+from tests.callbacks import Received, received
 from tests.money_evidence import number_of
 from tests.paid_chain import CAP_MICRO, RATE, PaidChain, PaidSession
 from tests.projecting import ROOT, Surroundings, surroundings
@@ -59,6 +61,7 @@ class House:
     key: LocalAccount
     """The controller's."""
     keeper_log: EventLog
+    callbacks: Received
     following: Following = field(default_factory=Following)
     """Of the keeper at work."""
     _commands: int = 0
@@ -166,6 +169,7 @@ class House:
             "COMPUTEPOOL_STATE_DIR": str(self.around.settings.state_dir),
             "CHAIN_RPC_URL": f"http://127.0.0.1:{self.proxy.port}",
             "COMPUTEPOOL_CHAIN_MANIFEST": str(manifest),
+            "COMPUTEPOOL_GATEWAY_URL": self.callbacks.url,
         }
         argv = (sys.executable, "-m", "services.keeper")
         with path.open("ab") as log:
@@ -201,7 +205,11 @@ class House:
         self.following = Following()
         async with connected(f"http://127.0.0.1:{self.proxy.port}", attempts=1, timeout_s=5) as rpc:
             reading = Reading(rpc, LOCAL, self.chain.manifest)
-            task = asyncio.create_task(work(reading, self.key, self.engine, self.keeper_log, self.following))
+            callbacks = Callbacks.of(
+                self.around.settings.model_copy(update={"gateway_url": self.callbacks.url})
+            )
+            working = work(reading, self.key, self.engine, self.keeper_log, self.following, callbacks)
+            task = asyncio.create_task(working)
             try:
                 yield task
             finally:
@@ -233,8 +241,9 @@ async def house() -> AsyncIterator[House]:
             rpc_proxy(int(rpc.url.rpartition(":")[2])) as errors,
             tcp_proxy(errors.port) as proxy,
             policies(around),
+            received() as callbacks,
         ):
-            yield House(chain, around, engine, proxy, errors, key, keeper_log)
+            yield House(chain, around, engine, proxy, errors, key, keeper_log, callbacks)
         await engine.dispose()
 
 

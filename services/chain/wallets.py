@@ -1,7 +1,7 @@
 """The keys that act on the chain, one file per role; knows no contract.
 
 Each role has its own key (see docs/operate.md for what its loss costs): `facilitator` settles vouchers,
-`controller` starts and stops paid sessions, `steward` opens a coalition's epochs.
+`controller` is the keeper's: it starts and stops paid sessions and opens coalitions' epochs.
 """
 
 import os
@@ -15,7 +15,7 @@ from services.chain.rpc import Rpc
 from services.kept_file import kept
 from services.settings import Settings
 
-Role = Literal["facilitator", "controller", "steward"]
+Role = Literal["facilitator", "controller"]
 ROLES: tuple[Role, ...] = get_args(Role)
 LOCAL_CHAIN_ID = 31337
 LOCAL_COINS_WEI = 1000 * 10**18

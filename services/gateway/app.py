@@ -26,6 +26,7 @@ from services.control import OrchestratorAway
 from services.credentials import Credentials, engine_of
 from services.database import database_url
 from services.gateway import (
+    coalition_runs,
     coalitions,
     feed,
     health,
@@ -39,6 +40,7 @@ from services.gateway import (
     pools,
     problems,
     refusals,
+    runs,
     sessions,
 )
 from services.gateway.gone import ClientGone, cancel_all
@@ -118,6 +120,8 @@ def create_app(settings: Settings) -> FastAPI:
         ledger,
         pools,
         coalitions,
+        coalition_runs,
+        runs,
         nodes,
         keys,
         feed,

@@ -323,6 +323,13 @@ class CoalitionUnproven(Problem):
     remedy = "computepool pools open-coalition opens what is missing, and tells it again."
 
 
+class CoalitionTermsRefused(Problem):
+    """No coalition can stand on these terms, or no epoch be opened with this."""
+
+    code = "coalition_terms_refused"
+    remedy = "Correct what the detail names; docs/operate.md lists the terms."
+
+
 class CoalitionUnconfirmed(Problem):
     """The coalition's epoch is on the chain, but not deep enough to count."""
 

@@ -19,11 +19,14 @@ from services.chain.sender import Sender
 from services.chain.wallets import fund_local, wallet
 from services.credentials import engine_of
 from services.database import database_url
+from services.keeper.callbacks import Callbacks
 from services.keeper.entries import Reading
 from services.keeper.executor import AWAY, Executor
 from services.keeper.following import Following
 from services.keeper.orphans import close_orphans
 from services.keeper.reader import ChainReader
+from services.keeper.runner.runner import Runner
+from services.keeper.runs import Runs
 from services.keeper.vouchers import Vouchers
 from services.log import EventLog, Writer
 from services.logging import configure
@@ -54,27 +57,59 @@ async def keep(settings: Settings, events: EventLog, following: Following) -> No
                     log.warning("waiting", code=away.code, why=str(away))
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-            await work(Reading(rpc, network, manifest), key, engine, events, following)
+            reading = Reading(rpc, network, manifest)
+            await work(reading, key, engine, events, following, Callbacks.of(settings))
     finally:
         await engine.dispose()
 
 
 async def work(
-    reading: Reading, key: LocalAccount, engine: AsyncEngine, events: EventLog, following: Following
+    reading: Reading,
+    key: LocalAccount,
+    engine: AsyncEngine,
+    events: EventLog,
+    following: Following,
+    callbacks: Callbacks,
 ) -> None:
     """Forever, on a chain that has the contracts. `key`: the controller of the sessions."""
     manifest = reading.manifest
     reader = ChainReader(reading, events, following, key.address)
     factory = Contract(artifact(FACTORY), manifest.at(FACTORY))
     usdc = Contract(artifact("MockUSDC"), manifest.at("USDC"))
-    sender = Sender(reading.rpc, reading.network, key, engine)
-    executor = Executor(events, following, reader, sender, factory, usdc, Vouchers(engine).of)
-    async with asyncio.TaskGroup() as works:
-        works.create_task(following.follow(events), name="log")
-        works.create_task(_after_log(following, reader.read_forever()), name="chain")
-        works.create_task(executor.run(), name="executor")
-        works.create_task(executor.tend(), name="tend")
-        works.create_task(_orphans(executor), name="orphans")
+    rpc, network = reading.rpc, reading.network
+    sender = Sender(rpc, network, key, engine)
+    runner = Runner(
+        engine,
+        rpc=rpc,
+        network=network,
+        sender=sender,
+        http_allowed=(callbacks.url,),
+        signing=callbacks.signing,
+    )
+    runs = Runs(events, following, runner, rpc, network.chain_id, callbacks.input)
+    executor = Executor(events, following, reader, sender, runs, factory, usdc, Vouchers(engine).of)
+    try:
+        await _resume(runner)
+        async with asyncio.TaskGroup() as works:
+            works.create_task(following.follow(events), name="log")
+            works.create_task(_after_log(following, reader.read_forever()), name="chain")
+            works.create_task(runs.reconcile(), name="runs")
+            works.create_task(executor.run(), name="executor")
+            works.create_task(executor.tend(), name="tend")
+            works.create_task(_orphans(executor), name="orphans")
+    finally:
+        await runner.close()
+
+
+async def _resume(runner: Runner) -> None:
+    """What a dead process left unfinished goes on before anything new begins."""
+    while True:
+        try:
+            log.info("resumed", executions=await runner.resume())
+            return
+        except AWAY as away:
+            log.warning("resuming_delayed", why=str(away) or repr(away))
+            await asyncio.sleep(LONGEST_PAUSE_S)
 
 
 async def _after_log(following: Following, reading: Coroutine[Any, Any, None]) -> None:

@@ -1,13 +1,12 @@
-"""Tells escrows what the log wants of them, by transactions that a restart neither repeats nor forgets.
+"""Tells escrows what the log wants of them, by workflow runs that a restart neither repeats nor forgets.
 
-One task per session, one transaction at a time: look at the log and at the escrow, send what is missing, wait
-until the chain's entries of that block stand in the log, look again. What happened is never concluded from
-a receipt. Every attempt has its own intent: `session:change:step:attempt`.
+One task per session, one run at a time: look at the log and at the escrow, ask for the run that is missing,
+wait until the chain's entries of that block stand in the log, look again. What happened is never concluded
+from a run's end. Every attempt is a run of its own: session, `change:step`, attempt.
 """
 
 import asyncio
 import contextlib
-import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from events import money_policies, stream
 from events.envelope import Cause
 from events.kernel import Rejected
+from events.workflow import Requested, RunDiffers, WorkflowName
 from services.chain import revert
 from services.chain.artifacts import artifact
 from services.chain.contract import Contract
@@ -29,7 +29,9 @@ from services.handle import handle
 from services.keeper.entries import escrow_at
 from services.keeper.following import Following, Paid
 from services.keeper.reader import ChainReader
-from services.keeper.vouchers import Voucher
+from services.keeper.refusals import START_REFUSED
+from services.keeper.runs import Ended, Runs
+from services.keeper.vouchers import Voucher, written
 from services.log import EventLog, LogUnavailable
 
 FRESH, OPEN, CLOSED = range(3)
@@ -42,14 +44,6 @@ AWAY = (
     ChainAway, RpcRefused, SendRefused, GasAboveCap, ReceiptOverdue, LogUnavailable, NatsError, OSError,
     OperationalError, InterfaceError,
 )  # fmt: skip
-FINAL = frozenset(
-    {
-        "NothingLeft", "OpenedTooLate", "TermsInvalid", "VoucherInvalid", "VoucherNotFunded",
-        "SignatureInvalid", "TransferRefused", "TooManyActive", "RateNotExact", "NotOpener", "NotController",
-    }
-)  # fmt: skip
-"""Refusals of a contract that another attempt would meet again."""
-
 log = structlog.get_logger("keeper")
 
 
@@ -65,6 +59,7 @@ class Executor:
     following: Following
     reader: ChainReader
     sender: Sender
+    runs: Runs
     factory: Contract
     usdc: Contract
     voucher_of: Callable[[str], Awaitable[Voucher | None]]
@@ -118,30 +113,31 @@ class Executor:
 
     async def _drive(self, session_id: str) -> None:
         """Until the chain shows what the log wants."""
-        pause_s, attempts, refused, last = FIRST_PAUSE_S, 0, 0, ""
+        pause_s, attempts, last = FIRST_PAUSE_S, 0, ""
         while True:
             state = self._due(session_id)
             if state is None:
                 return
             step = f"{session_id}:{state.wanted.change}"
             if step != last:
-                pause_s, attempts, refused, last = FIRST_PAUSE_S, 0, 0, step
+                pause_s, attempts, last = FIRST_PAUSE_S, 0, step
             try:
                 async with self._free:
-                    sent = await self._attempt(session_id, state, attempts + 1)
-                attempts += sent
-                if sent and attempts < START_ATTEMPTS:
-                    continue
-                if sent and _starts(state):
-                    await self._fail(session_id, state, "start_refused")
-                    continue
+                    ended = await self._attempt(session_id, state)
+                if ended is not None:
+                    attempts += 1
+                    if ended.sent and attempts < START_ATTEMPTS:
+                        continue
+                    if not ended.confirmed:
+                        log.warning("refused", session_id=session_id, code=ended.code, why=ended.detail)
+                    final = attempts >= START_ATTEMPTS or not ended.retryable
+                    code = ended.code or START_REFUSED
+                    if _starts(state) and final and await self._fail_patiently(session_id, state, code):
+                        continue
             except CallReverted as why:
-                named = revert.named(why.data)
-                refused += 1
-                log.warning("refused", session_id=session_id, change=state.wanted.change, why=named)
-                final = refused >= START_ATTEMPTS or _name(named) in FINAL
-                if _starts(state) and final and await self._fail_patiently(session_id, state, _code(named)):
-                    continue
+                log.warning("unreadable", session_id=session_id, why=revert.named(why.data))
+            except RunDiffers as differs:
+                log.error("run_differs", session_id=session_id, why=str(differs))
             except VoucherMissing as missing:
                 log.error("voucher_missing", session_id=session_id, why=str(missing))
             except AWAY as away:
@@ -154,33 +150,68 @@ class Executor:
         found = dict(money_policies.due(self.following.view)) if state is not None else {}
         return found.get(session_id)
 
-    async def _attempt(self, session_id: str, state: stream.Stream, number: int) -> int:
-        """Send what is missing and wait until the log knows what came of it; 1 when something was sent.
+    async def _attempt(self, session_id: str, state: stream.Stream) -> Ended | None:
+        """Run what is missing and wait until the log knows what came of it; None when nothing was to be done.
 
-        Raises CallReverted when the chain would refuse it: then nothing was sent.
+        Raises VoucherMissing, CallReverted, and what AWAY names.
         """
         paid = self.following.paid.get(session_id)
         if paid is None or paid.settlement is None:
-            return 0
+            return None
         escrow, active = escrow_at(state.terms.escrow), _active(state)
         status = await self._status(escrow)
         if status == CLOSED:
             await self.reader.passed(await self.sender.rpc.block_number())
-            return 0
-        if status == FRESH:
-            step, to, data = f"open-{active}", self.factory.address, await self._opening(paid, active)
-        elif active and await self._pays_already(escrow, paid, active):
-            return 0
-        elif state.wanted.final:
-            step, to, data = "close", escrow.address, escrow.calldata("close")
+            return None
+        if status == OPEN and active and await self._pays_already(escrow, paid, active):
+            return None
+        requested = await self._requested(paid, state, status == FRESH, active)
+        log.info("running", session_id=session_id, step=requested.step, attempt=requested.attempt)
+        ended = await self._done(requested, state, active)
+        if ended is not None and ended.sent:
+            await self.reader.passed(await self.sender.rpc.block_number())
+        return ended
+
+    async def _done(self, requested: Requested, before: stream.Stream, active: int) -> Ended | None:
+        """The run's end; None when the log shows its effect earlier, whatever else the run still does."""
+        running = asyncio.ensure_future(self.runs.run(requested))
+        seen = asyncio.create_task(self._seen(requested.subject_id, before, active))
+        try:
+            await asyncio.wait({running, seen}, return_when=asyncio.FIRST_COMPLETED)
+            return None if seen.done() and not running.done() else await running
+        finally:
+            for task in (running, seen):
+                task.cancel()
+
+    async def _seen(self, session_id: str, before: stream.Stream, active: int) -> None:
+        """Until the chain shows a newer fact of this escrow that is what was asked."""
+        while True:
+            sequence = self.following.view.sequence
+            now = self.following.view.streams.get(session_id)
+            if now is None or len(now.seen) > len(before.seen):
+                done = now is None or now.closed or (now.active == active and not before.wanted.final)
+                if done:
+                    return
+            await self._moved(sequence)
+
+    async def _requested(self, paid: Paid, state: stream.Stream, fresh: bool, active: int) -> Requested:
+        """The run that brings the escrow to what is wanted."""
+        name: WorkflowName = "stream-start" if active else "stream-stop"
+        input = {
+            "network": str(state.terms.chain_id),
+            "session_id": paid.session_id,
+            "escrow": state.terms.escrow,
+            "active": str(active),
+        }
+        if fresh:
+            found = await self._voucher(paid)
+            input |= {"mode": "open" if active else "open-and-close", "factory": self.factory.address}
+            input |= {"terms": written(found.terms), "voucher": written(found.voucher)}
         else:
-            step, to, data = f"active-{active}", escrow.address, escrow.calldata("setActive", active)
-        intent = f"{session_id}:{state.wanted.change}:{step}:{number}"
-        log.info("sending", session_id=session_id, intent=intent)
-        receipt = await self.sender.send(intent, to, data)
-        log.info("sent", session_id=session_id, intent=intent, succeeded=receipt.succeeded)
-        await self.reader.passed(receipt.block_number)
-        return 1
+            input["mode"] = "change" if active else "close" if state.wanted.final else "stop"
+        step = f"{state.wanted.change}:{input['mode']}-{active}"
+        attempt = self.following.attempt(paid.session_id, step)
+        return Requested(name, "stream", paid.session_id, step, attempt, input)
 
     async def _pays_already(self, escrow: Contract, paid: Paid, active: int) -> bool:
         """So many requests to the newest gda_pool there is: the epoch that the log wants is not open yet."""
@@ -196,7 +227,7 @@ class Executor:
             return FRESH
         return int(await escrow.read(self.sender.rpc, "state"))
 
-    async def _opening(self, paid: Paid, active: int) -> bytes:
+    async def _voucher(self, paid: Paid) -> Voucher:
         """Raises VoucherMissing; also when its money is not where the log says (ADR 0013)."""
         found = await self.voucher_of(paid.session_id)
         if found is None:
@@ -209,7 +240,7 @@ class Executor:
             nonce = "0x" + bytes(found.voucher[4]).hex()
             if await self.reader.reading.arrival(terms.escrow, terms.payer, nonce, *place) is None:
                 raise VoucherMissing(f"the nonce of session {paid.session_id} is used and paid nothing")
-        return self.factory.calldata("open", found.terms, found.voucher, active)
+        return found
 
     async def _fail_patiently(self, session_id: str, state: stream.Stream, code: str) -> bool:
         """Whether the log holds it."""
@@ -242,13 +273,3 @@ def _active(state: stream.Stream) -> int:
 
 def _starts(state: stream.Stream) -> bool:
     return _active(state) > 0
-
-
-def _name(named: str) -> str:
-    return named.partition("(")[0]
-
-
-def _code(named: str) -> str:
-    """An error's name as a code: NothingLeft -> nothing_left."""
-    words = re.sub(r"(?<!^)(?=[A-Z])", "_", _name(named)).lower()
-    return words if re.fullmatch(r"[a-z][a-z_]*", words) else "start_refused"

@@ -7,7 +7,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 
-from events import payment, pool, stream
+from events import payment, pool, stream, workflow
 from events.chain import ChainRef
 from events.envelope import Recorded, decode_commit
 from events.view import View
@@ -36,6 +36,10 @@ class Following:
     """Every escrow that the log ever named (lower case) -> its session."""
     told: Counter[str] = field(default_factory=Counter)
     """How often each chain fact was taken back: it may come again, and is told again then."""
+    asked_unix_ms: dict[str, int] = field(default_factory=dict)
+    """Open runs -> when they were asked for."""
+    attempts: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)
+    """(subject, step) -> its last attempt and that one's run."""
     moved: asyncio.Condition = field(default_factory=asyncio.Condition)
     caught_up: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -73,8 +77,18 @@ class Following:
                     self.told[at.key] += 1
             case stream.Reverted():
                 self.told[event.at.key] += 1
+            case workflow.Requested(_, _, subject_id, step, attempt):
+                self.asked_unix_ms[key] = recorded.time_unix_ms
+                self.attempts[subject_id, step] = (attempt, key)
+            case workflow.Confirmed() | workflow.Failed():
+                self.asked_unix_ms.pop(key, None)
             case _:
                 pass
+
+    def attempt(self, subject_id: str, step: str) -> int:
+        """The number of the attempt to make now: the one that is open, or the next."""
+        number, run_id = self.attempts.get((subject_id, step), (0, ""))
+        return number if run_id in self.view.runs else number + 1
 
     def epoch_of(self, pool_id: str, gda_pool: str) -> int | None:
         """The log's epoch whose operators this gda_pool pays."""
@@ -83,8 +97,11 @@ class Following:
 
     def forget(self) -> None:
         """Sessions that the view has forgotten."""
-        for key in [key for key in self.paid if not self._remembered(key)]:
+        gone = {key for key in self.paid if not self._remembered(key)}
+        for key in gone:
             del self.paid[key]
+        for subject_id, step in [found for found in self.attempts if found[0] in gone]:
+            del self.attempts[subject_id, step]
 
     def _remembered(self, key: str) -> bool:
         view = self.view

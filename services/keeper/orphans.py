@@ -5,12 +5,14 @@ Such an escrow is what a lost or restored log leaves behind: nothing would ever 
 
 import structlog
 
+from events.workflow import Requested
 from services.chain import abi
 from services.chain.contract import NotAnswered
 from services.chain.rpc import CallReverted
 from services.keeper.entries import escrow_at
 from services.keeper.executor import OPEN, Executor
 
+STEP = "orphan"
 DEPLOYED = abi.topic("SessionDeployed(address,bytes32,address)")
 
 log = structlog.get_logger("keeper")
@@ -35,9 +37,17 @@ async def close_orphans(executor: Executor) -> int:
             if not ours or int(await escrow.read(sender.rpc, "state")) != OPEN:
                 continue
             log.warning("orphan", escrow=address, block=entry.block_number)
-            receipt = await sender.send(f"orphan:{address}", address, escrow.calldata("close"))
+            attempt = executor.following.attempt(address, STEP)
+            input = {
+                "network": str(reading.network.chain_id),
+                "session_id": terms[10].hex(),
+                "escrow": address,
+            }
+            ended = await executor.runs.run(
+                Requested("stream-stop", "escrow", address, STEP, attempt, {**input, "mode": "close"})
+            )
         except (CallReverted, NotAnswered) as refused:
             log.warning("orphan_left", escrow=address, why=str(refused))
             continue
-        closed += receipt.succeeded
+        closed += ended.confirmed
     return closed

@@ -1,5 +1,6 @@
 """A session's terms and voucher as the contracts take them, from the table where the payment left them."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,3 +42,8 @@ def _value(name: str, written: str) -> object:
     if name in BYTES:
         return bytes.fromhex(written.removeprefix("0x"))
     return written if name in ADDRESSES else int(written)
+
+
+def written(values: tuple[Any, ...]) -> str:
+    """A struct as a workflow's input: a JSON list of texts, in the struct's order."""
+    return json.dumps(["0x" + one.hex() if isinstance(one, bytes) else str(one) for one in values])

@@ -68,7 +68,7 @@ class World:
 
     async def opened_by(self) -> str:
         """The last transaction that opened an epoch."""
-        (found,) = await self.journal("intent LIKE '%:epoch:%' ORDER BY nonce DESC LIMIT 1")
+        (found,) = await self.journal("intent LIKE '%open-epoch' ORDER BY nonce DESC LIMIT 1")
         return str(found.hash)
 
     async def journal(self, where: str = "true") -> list[Any]:
@@ -150,6 +150,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         manifest.write(path, known)
         chain = {"CHAIN_RPC_URL": rpc.url, "COMPUTEPOOL_CHAIN_MANIFEST": str(path)}
         async with house(directory, gateway=True, **chain) as built:
+            await built.start("keeper", **chain)
             peers = [await Peer.join(built, name, silent) for name in ("one", "two")]
             settings = Settings(
                 state_dir=directory / "state",
@@ -204,7 +205,7 @@ async def test_a_claim_that_the_chain_does_not_bear_out_is_refused(world: World)
         assert await world.claim(attestors=wrong) == (409, "coalition_unproven")
     assert await world.claim(epoch=7) == (409, "coalition_epoch_stale")
     assert await world.claim(transaction="0x" + "11" * 32) == (409, "coalition_unconfirmed")
-    other = (await world.journal("intent LIKE '%:bond:0'"))[0].hash
+    other = (await world.journal("intent LIKE '%bond_0'"))[0].hash
     assert await world.claim(transaction=other) == (409, "coalition_unproven")
     for name, peers in (("same", world.peers), ("less", world.peers[:1])):
         pool_id = await form(world.built, peers, name, price_wei_per_s=str(PRICE))
