@@ -1,10 +1,12 @@
-"""The one place where configuration is read: `COMPUTEPOOL_*`, DATABASE_URL, NATS_URL, CHAIN_RPC_URL.
+"""The one place where configuration is read: `COMPUTEPOOL_*`, `KEEPERHUB_*`, DATABASE_URL,
+NATS_URL, CHAIN_RPC_URL.
 
-Knows nothing of how any setting is used. With one of those three unset, `services.stack` starts its own
+Knows nothing of how any setting is used. With one of the last three unset, `services.stack` starts its own
 server and passes their addresses on to its children through the same variables.
 """
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -48,6 +50,17 @@ class Settings(BaseSettings):
     """On the local chain: how long the accused may dispute a claim before it can be executed."""
     least_voucher_micro: int = 100_000
     """The smallest payment that opens a session, in micro-USDC: more than its transactions cost in gas."""
+    keeperhub_api_key: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("KEEPERHUB_API_KEY", "keeperhub_api_key")
+    )
+    """kh_…, an organisation's key: workflows run at KeeperHub; unset: on the embedded runner."""
+    keeperhub_url: str = Field(
+        "https://app.keeperhub.com", validation_alias=AliasChoices("KEEPERHUB_URL", "keeperhub_url")
+    )
+    """Where KeeperHub's API is, without `/api`."""
+    keeperhub_transport: Literal["rest", "mcp"] = Field(
+        "rest", validation_alias=AliasChoices("KEEPERHUB_TRANSPORT", "keeperhub_transport")
+    )
     model_dirs: tuple[Path, ...] = (Path("tests/models"),)
     """Where a pool's model name is looked up (gateway: tokenizer; worker: weights)."""
     allow_hub: bool = False

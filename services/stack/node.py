@@ -72,7 +72,7 @@ def plain_environment() -> dict[str, str]:
 
 def worker_environment() -> dict[str, str]:
     """Without the control plane's settings: an operator's machine has none of them."""
-    hidden = ("DATABASE_URL", "NATS_URL", "COMPUTEPOOL_")
+    hidden = ("DATABASE_URL", "NATS_URL", "COMPUTEPOOL_", "KEEPERHUB_")
     return {name: value for name, value in plain_environment().items() if not name.startswith(hidden)}
 
 

@@ -31,6 +31,8 @@ from services.stack.process import NotReady, Process, Running
 from services.stack.readiness import Probe, http, log_line
 from services.stack.supervisor import Supervisor, supervising
 
+KEEPERHUB_KEY = "KEEPERHUB_API_KEY"
+
 
 class PortBusy(Exception):
     """port_busy: another program has the gateway's port; set COMPUTEPOOL_GATEWAY_PORT (0: any free one)."""
@@ -157,7 +159,7 @@ class Stack:
 
     def _role(self, name: str, ready: Probe) -> Process:
         argv = (sys.executable, "-m", f"services.{name}")
-        return Process(name, argv, ready, {**plain_environment(), **role_environment(self.settings)})
+        return Process(name, argv, ready, environment_of(name, self.settings))
 
     def _gateway_port(self) -> int:
         wanted = self.settings.gateway_port
@@ -207,6 +209,12 @@ def database_url(settings: Settings) -> str:
     if settings.database_url is None:
         raise ValueError("no database: the stack is not started and DATABASE_URL is not set")
     return settings.database_url.get_secret_value()
+
+
+def environment_of(role: str, settings: Settings) -> dict[str, str]:
+    """All of a role's process. The key of KeeperHub is the keeper's alone."""
+    found = {**plain_environment(), **role_environment(settings)}
+    return {name: value for name, value in found.items() if name != KEEPERHUB_KEY or role == "keeper"}
 
 
 def role_environment(settings: Settings) -> dict[str, str]:
