@@ -4,7 +4,9 @@ Used by `computepool pay | chat` and the demo. When a session's money is used up
 another one, within the same limits.
 """
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +15,8 @@ import httpx
 
 from services.gateway_rest import checked
 from services.payer import Payer
+
+BUSY_S, BUSY_PAUSE_S = 10.0, 0.1
 
 
 class AnswerFailed(Exception):
@@ -106,13 +110,27 @@ class Agent:
         return await client.send(asked, stream=True)
 
     async def settle(self) -> None:
-        """Close the session: its money stops for good and the rest goes back. Raises GatewayRefused."""
+        """Close the session: its money stops for good and the rest goes back. Raises GatewayRefused.
+
+        The last token comes a moment before the log knows that its answer has ended, so a session that is
+        still busy is asked again.
+        """
         if self.session_id is None:
             return
         headers = {"Authorization": f"Bearer {self.key}"}
         async with self.client() as client:
-            checked(await client.post(f"/sessions/{self.session_id}/settle", headers=headers))
+            deadline = time.monotonic() + BUSY_S
+            while True:
+                answer = await client.post(f"/sessions/{self.session_id}/settle", headers=headers)
+                if not _is_busy(answer) or time.monotonic() > deadline:
+                    break
+                await asyncio.sleep(BUSY_PAUSE_S)
+            checked(answer)
         self.session_id, self.key = None, ""
+
+
+def _is_busy(answer: httpx.Response) -> bool:
+    return answer.status_code == httpx.codes.CONFLICT and answer.json().get("code") == "session_busy"
 
 
 async def _pieces(answer: httpx.Response, spoken: Spoken) -> AsyncIterator[str]:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from events.envelope import Recorded
-from services import bus, credentials, demo_money
+from services import bus, credentials, demo_money, demo_runs
 from services.chain.rpc import connected
 from services.coalition_opening import open_coalition
 from services.demo_money import Market
@@ -214,6 +214,8 @@ async def _talk_and_prove(
     await demo_money.runs_dry(market, PROMPTS[1], claims.check)
     north = stack.settings.state_dir / "nodes" / LABELS[0]
     await demo_money.operator_withdraws(market, north, pool, claims.check)
+    out.rule("[bold]10  every transition: who asked, which run, which transaction")
+    await demo_runs.shows_runs(market, claims.check)
     await demo_money.accounts_balance(market, claims.check)
 
 

@@ -144,8 +144,8 @@ async def walks_away(market: Market, prompt: str, check: Check) -> None:
 
 async def runs_dry(market: Market, prompt: str, check: Check) -> None:
     """An agent whose budget ends before its answer does: the stream is stopped before the money runs out."""
-    budget, failure, row = PRICE_WEI_PER_S * (DEPOSIT_S + 2) // 10**12, "", {}
-    for seed in range(8):  # a short answer may end before the money does: then another agent asks
+    budget, failure, row = PRICE_WEI_PER_S * (DEPOSIT_S + 1) // 10**12, "", {}
+    for seed in range(16):  # a short answer may end before the money does: then another agent asks
         agent, spoken = await market.agent("poor", budget_micro=budget), Spoken()
         await agent.buy()
         session_id, agent.payer = str(agent.session_id), None
