@@ -21,6 +21,7 @@ MAX_BYTES = 256 * 1024
 CLOCK_MS = 1_000
 """So much later than its schedule a probe may leave an attestor that is busy."""
 Reason = Literal[
+    "evidence_altered",
     "evidence_malformed",
     "evidence_not_canonical",
     "evidence_of_another_case",
@@ -38,7 +39,10 @@ Reason = Literal[
     "not_deterministic",
     "answered_me",
 ]
-"""Why an attestor dissents. `answered_me`: from its own vantage point the node did answer."""
+"""Why an attestor dissents. `answered_me`: from its own vantage point the node did answer.
+
+`evidence_altered`: the bytes it was given have another hash.
+"""
 
 
 class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -36,7 +36,7 @@ def case_of(
     forming: pool.Forming,
     seat: node.Registered,
     session_id: str,
-    opened: session.OpenSession,
+    opened: session.OpenSession | session.Closed,
     kind: Kind,
     reporter: str,
     at_unix_ms: int,

@@ -163,6 +163,11 @@ class ReadModel:
         async with self._reading() as connection:
             return await _page(connection, "sessions", after, limit, wanted)
 
+    async def slashes(self, after: str | None = None, limit: int = 100) -> Page:
+        """Breaches, newest first. Raises UnknownCursor."""
+        async with self._reading() as connection:
+            return await _page(connection, "slashes", after, limit)
+
     async def session(self, session_id: str) -> Row | None:
         """One session, with its `request_list`, oldest first, each with the `moves` of its KV."""
         requests, moves = _TABLES["requests"], _TABLES["kv_moves"]

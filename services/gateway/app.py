@@ -22,10 +22,12 @@ from starlette.types import Receive, Scope, Send
 from events.envelope import MalformedCommit, UnknownEventType
 from events.kernel import Rejected
 from services import bus
+from services.blobs import Blobs
 from services.control import OrchestratorAway
 from services.credentials import Credentials, engine_of
 from services.database import database_url
 from services.gateway import (
+    attestations,
     coalition_runs,
     coalitions,
     feed,
@@ -42,6 +44,7 @@ from services.gateway import (
     refusals,
     runs,
     sessions,
+    slashes,
 )
 from services.gateway.gone import ClientGone, cancel_all
 from services.gateway.heartbeats import Heartbeats
@@ -85,6 +88,7 @@ async def open_gateway(settings: Settings) -> Gateway:
         metrics=Metrics(),
         slots=Slots(settings.max_requests_in_flight),
         till=Till(settings, events, engine, secret),
+        blobs=Blobs(settings.state_dir / "blobs"),
     )
 
 
@@ -122,6 +126,8 @@ def create_app(settings: Settings) -> FastAPI:
         coalitions,
         coalition_runs,
         runs,
+        slashes,
+        attestations,
         nodes,
         keys,
         feed,

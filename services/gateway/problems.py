@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 
 from events.envelope import rejections
 from events.kernel import Rejected
+from services.gateway import breach_refusals as breach_refusals
 from services.gateway.refusals import GenerationFailed, Problem, RemoteRefusal
 from services.gateway.request_id import current_request_id
 
@@ -127,6 +128,11 @@ TABLE: dict[str, Answered] = {
     "stream_terms_differ": Answered(409, False),
     "stream_fact_inconsistent": Answered(409, False),
     "event_invalid": Answered(400, False),
+    # breaches
+    "attestation_forged": Answered(403, False),
+    "evidence_unproven": Answered(409, False),
+    "evidence_unknown": Answered(404, False),
+    "breach_terms_unknown": Answered(409, False),
 }
 """The one table. A code that is not here may not leave the gateway (a test walks them all)."""
 

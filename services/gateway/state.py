@@ -10,6 +10,7 @@ from nats.aio.client import Client
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services import bus
+from services.blobs import Blobs
 from services.credentials import Credentials
 from services.gateway.heartbeats import Heartbeats
 from services.gateway.idempotency import Idempotency
@@ -40,6 +41,7 @@ class Gateway:
     metrics: Metrics
     slots: Slots
     till: Till
+    blobs: Blobs
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     feeds: int = 0
 

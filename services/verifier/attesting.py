@@ -10,6 +10,8 @@ from events.evidence import SignedReceipt, Statement, probes_hash
 from events.slash import Reported
 from services.typed_data import recovered_signer
 
+HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
+"""Half of secp256k1's order (EIP-2)."""
 _DOMAIN = [
     {"name": "name", "type": "string"},
     {"name": "version", "type": "string"},
@@ -70,6 +72,13 @@ def vote_typed(case: Reported, slash_id: str, vote: VoteCast) -> dict[str, Any]:
 
 
 def signed_by(address: str, typed: dict[str, Any], signature: str) -> bool:
+    """As the contract recovers signers: v is 27 or 28, and of the two forms of s the lower one."""
+    try:
+        low, v = int(signature[64:128], 16) <= HALF_ORDER, int(signature[128:], 16)
+    except ValueError:
+        return False
+    if not low or v not in (27, 28):
+        return False
     signer = recovered_signer(typed, signature)
     return signer is not None and signer.lower() == address.lower()
 

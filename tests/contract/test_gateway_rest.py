@@ -83,6 +83,8 @@ async def test_the_authorisation_matrix_holds_on_every_route(world: World, crede
             "node_id": world.peer.node_id,
             "key_id": NOBODY,
             "model_id": "tales",
+            "slash_id": NOBODY,
+            "evidence_hash": "0" * 64,
         }
         for method, route, cells in matrix():
             if "retire" in route or "drain" in route:

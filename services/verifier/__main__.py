@@ -1,0 +1,59 @@
+"""One attestor: `python -m services.verifier --key FILE [--gateway URL]`; see docs/slashing.md."""
+
+import argparse
+import asyncio
+import signal
+import time
+from pathlib import Path
+
+import httpx
+import structlog
+
+from services.chain.wallets import kept_at
+from services.logging import configure
+from services.settings import Settings
+from services.verifier.probing import Clock
+from services.verifier.verifier import Verifier
+
+log = structlog.get_logger("verifier")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def _sleep_until_ms(moment_ms: int) -> None:
+    await asyncio.sleep(max(0, moment_ms - _now_ms()) / 1000)
+
+
+async def run(key_file: Path, gateway: str) -> None:
+    """Until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    key = kept_at(key_file)
+    async with httpx.AsyncClient(base_url=gateway, timeout=10, trust_env=False) as rest:
+        working = asyncio.create_task(Verifier(key, rest, Clock(_now_ms, _sleep_until_ms)).run())
+        waiting = asyncio.create_task(stop.wait())
+        log.info("ready", attestor=key.address, gateway=gateway)
+        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        waiting.cancel()
+    log.info("stopped")
+
+
+def main() -> None:
+    settings = Settings()
+    parser = argparse.ArgumentParser(prog="python -m services.verifier", description=__doc__)
+    parser.add_argument("--key", type=Path, required=True, help="the attestor's key, hex; made when missing")
+    parser.add_argument("--gateway", default=settings.public_url, help="default: %(default)s")
+    arguments = parser.parse_args()
+    configure(settings.log_level)
+    asyncio.run(run(arguments.key, arguments.gateway))
+
+
+if __name__ == "__main__":
+    main()
