@@ -201,3 +201,62 @@ runner_state = Table(
 )
 """A workflow's own values (State Get, State Set); `written_by`: the step, whose repetition changes nothing.
 """
+
+webhook_inbox = Table(
+    "webhook_inbox",
+    metadata,
+    Column("number", BigInteger, Identity(), nullable=False),
+    Column("proof", Text, primary_key=True),
+    Column("delivery", Text, primary_key=True),
+    Column("key_id", Text),
+    Column("execution", Text, nullable=False),
+    Column("run_key", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("transaction_hash", Text),
+    Column("received_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("outcome", Text),
+    Column("marked_at", DateTime(timezone=True)),
+    CheckConstraint(
+        "outcome IN ('applied', 'stale', 'mismatch', 'unknown_run')", name="webhook_inbox_outcome"
+    ),
+    Index("webhook_inbox_open", "number", postgresql_where=text("outcome IS NULL")),
+    Index("webhook_inbox_oldest", "received_at"),
+)
+"""Callbacks that proved who sends them, each once: `proof` is `signature` or a capability's nonce.
+
+`outcome`: what the keeper made of it; null until it has looked.
+"""
+
+webhook_tokens = Table(
+    "webhook_tokens",
+    metadata,
+    Column("nonce", Text, primary_key=True),
+    Column("event", Text, primary_key=True),
+    Column("burnt_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("webhook_tokens_oldest", "burnt_at"),
+)
+"""Capabilities that have told the truth about this event: they tell nothing about it any more."""
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("number", BigInteger, Identity(), nullable=False, unique=True),
+    Column("delivery", Text, primary_key=True),
+    Column("execution", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+"""What the embedded runner told a callback address, byte for byte."""
+
+webhook_attempts = Table(
+    "webhook_attempts",
+    metadata,
+    Column("delivery", Text, ForeignKey("webhook_deliveries.delivery"), primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("status", Integer),
+    Column("error", Text),
+    Column("ms", Integer, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+"""Every attempt of a delivery, from 1; `status` null: nobody answered."""

@@ -45,6 +45,7 @@ from services.gateway import (
     runs,
     sessions,
     slashes,
+    webhooks,
 )
 from services.gateway.gone import ClientGone, cancel_all
 from services.gateway.heartbeats import Heartbeats
@@ -57,6 +58,8 @@ from services.gateway.slots import Slots
 from services.gateway.state import Gateway
 from services.gateway.templates import Templates
 from services.gateway.till import NO_RETRY, Till
+from services.keeper.hook_secret import HookSecret
+from services.keeper.inbox import Inbox
 from services.log import CommitIdReused, EventLog, Gap, LogRolledBack, LogUnavailable, Writer
 from services.readmodel import ReadModel, ReadModelAway
 from services.settings import Settings
@@ -89,6 +92,8 @@ async def open_gateway(settings: Settings) -> Gateway:
         slots=Slots(settings.max_requests_in_flight),
         till=Till(settings, events, engine, secret),
         blobs=Blobs(settings.state_dir / "blobs"),
+        hooks=HookSecret.of(settings),
+        inbox=Inbox(engine),
     )
 
 
@@ -130,6 +135,7 @@ def create_app(settings: Settings) -> FastAPI:
         attestations,
         nodes,
         keys,
+        webhooks,
         feed,
         health,
         page,

@@ -41,6 +41,18 @@ class Metrics:
         self.refusals = Counter(
             "computepool_refusals", "Refused HTTP requests by code", ["code"], registry=registry
         )
+        self.callbacks = Counter(
+            "computepool_callbacks",
+            "Callbacks of keeper runs that proved who sends them: accepted, or duplicate",
+            ["outcome"],
+            registry=registry,
+        )
+        self.callbacks_forged = Counter(
+            "computepool_callbacks_forged",
+            "Callbacks that proved nothing, by reason",
+            ["reason"],
+            registry=registry,
+        )
         self.projector_lag = Gauge(
             "computepool_projector_lag_commits",
             "Commits in the log that no reader sees yet",

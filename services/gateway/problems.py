@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from fastapi.responses import JSONResponse
 
+import services.gateway.callback_refusals  # noqa: F401  (problems too)
 from events.envelope import rejections
 from events.kernel import Rejected
 from services.gateway import breach_refusals as breach_refusals
@@ -78,6 +79,11 @@ TABLE: dict[str, Answered] = {
     "coalition_unproven": Answered(409, False),
     "coalition_unconfirmed": Answered(409, True),
     "coalition_terms_refused": Answered(422, False),
+    "callback_forged": Answered(401, False),
+    "callback_malformed": Answered(400, False),
+    "callback_impossible": Answered(409, False),
+    "callback_crowded": Answered(429, False),
+    "callback_store_away": Answered(503, True),
     "log_unavailable": Answered(503, True),
     "log_halted": Answered(503, False),
     "read_model_unavailable": Answered(503, True),

@@ -19,6 +19,8 @@ from services.gateway.routing import Routing
 from services.gateway.slots import Slots
 from services.gateway.templates import Templates
 from services.gateway.till import Till
+from services.keeper.hook_secret import HookSecret
+from services.keeper.inbox import Inbox
 from services.log import EventLog
 from services.readmodel import ReadModel
 from services.settings import Settings
@@ -42,6 +44,8 @@ class Gateway:
     slots: Slots
     till: Till
     blobs: Blobs
+    hooks: HookSecret
+    inbox: Inbox
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     feeds: int = 0
 

@@ -25,6 +25,12 @@ class CapabilityInvalid(Exception):
     code = "capability_invalid"
 
 
+class CapabilityExpired(CapabilityInvalid):
+    """capability_expired: its run was asked for too long ago; what it would tell is found by polling."""
+
+    code = "capability_expired"
+
+
 class Capability(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`exp`: unix seconds. `nonce` names the capability itself."""
 
@@ -46,7 +52,7 @@ def capability(secret: bytes, run_id: str, workflow: WorkflowName, requested_uni
 def read(secrets: tuple[bytes, ...], text: str, now_unix_s: int) -> Capability:
     """What it allows. `secrets`: the present one and, while keys rotate, the one before.
 
-    Raises CapabilityInvalid.
+    Raises CapabilityInvalid, CapabilityExpired.
     """
     parts = text.split(".")
     if len(parts) != 3 or parts[0] != PREFIX:
@@ -60,7 +66,7 @@ def read(secrets: tuple[bytes, ...], text: str, now_unix_s: int) -> Capability:
     except (binascii.Error, ValueError) as broken:
         raise CapabilityInvalid("not of this form") from broken
     if now_unix_s >= found.exp:
-        raise CapabilityInvalid("expired")
+        raise CapabilityExpired
     return found
 
 

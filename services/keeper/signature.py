@@ -6,8 +6,10 @@ moved to another. Knows no header and no clock.
 
 import hashlib
 import hmac
+from collections.abc import Iterable
 
 VERSION = "v1"
+MOST_SIGNATURES = 4
 
 
 def sign(
@@ -33,3 +35,39 @@ def sign(
         hashlib.sha256(body).hexdigest(),
     )
     return hmac.new(secret, "\n".join(lines).encode(), hashlib.sha256).hexdigest()
+
+
+def signed_by(
+    keys: Iterable[bytes],
+    header: str,
+    *,
+    method: str,
+    path: str,
+    caller: str,
+    delivery: str,
+    execution: str,
+    timestamp_unix_s: int,
+    body: bytes,
+) -> bytes | None:
+    """Which of `keys` made one of the signatures in `header`, `v1=<hex>[,v1=<hex>]`. None: none did.
+
+    Two signatures stand there while a sender changes its key.
+    """
+    listed = (part.strip().partition("=") for part in header.split(",")[:MOST_SIGNATURES])
+    given = [digest for version, _, digest in listed if version == VERSION]
+    found: bytes | None = None
+    for key in keys:
+        right = sign(
+            key,
+            method=method,
+            path=path,
+            caller=caller,
+            delivery=delivery,
+            execution=execution,
+            timestamp_unix_s=timestamp_unix_s,
+            body=body,
+        ).encode()
+        for one in given:
+            if hmac.compare_digest(one.encode(), right):
+                found = found or key
+    return found

@@ -20,6 +20,10 @@ CONTROL_TABLES = {
     "runner_state",
     "runner_workflows",
     "vouchers",
+    "webhook_attempts",
+    "webhook_deliveries",
+    "webhook_inbox",
+    "webhook_tokens",
 }
 
 
