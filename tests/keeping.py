@@ -223,9 +223,10 @@ def now_ms() -> int:
 
 
 @contextlib.asynccontextmanager
-async def house() -> AsyncIterator[House]:
+async def house(kind: type[PaidChain] = PaidChain) -> AsyncIterator[House]:
+    """`kind`: what stands on the chain."""
     async with surroundings() as around, deployed_chain() as (rpc, manifest):
-        chain = PaidChain(rpc, manifest)
+        chain = kind(rpc, manifest)
         await chain.prepare()
         much = abi.call("mint(address,uint256)", chain.payer.address, 1000 * CAP_MICRO)
         await chain.send(chain.admin, chain.usdc, much)

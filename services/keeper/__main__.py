@@ -19,7 +19,9 @@ from services.chain.sender import Sender
 from services.chain.wallets import fund_local, wallet
 from services.credentials import engine_of
 from services.database import database_url
+from services.keeper.breaches import Breaches
 from services.keeper.callbacks import Callbacks
+from services.keeper.claims import ClaimReader
 from services.keeper.entries import Reading
 from services.keeper.executor import AWAY, Executor
 from services.keeper.following import Following
@@ -88,6 +90,8 @@ async def work(
     )
     runs = Runs(events, following, runner, rpc, network.chain_id, callbacks.input)
     executor = Executor(events, following, reader, sender, runs, factory, usdc, Vouchers(engine).of)
+    claims = ClaimReader(reading, events, following)
+    breaches = Breaches(following, claims, runs, rpc)
     try:
         await _resume(runner)
         async with asyncio.TaskGroup() as works:
@@ -97,6 +101,8 @@ async def work(
             works.create_task(executor.run(), name="executor")
             works.create_task(executor.tend(), name="tend")
             works.create_task(_orphans(executor), name="orphans")
+            works.create_task(_after_log(following, claims.read_forever()), name="claims")
+            works.create_task(breaches.run(), name="breaches")
     finally:
         await runner.close()
 

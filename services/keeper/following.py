@@ -7,7 +7,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 
-from events import payment, pool, stream, workflow
+from events import claim, payment, pool, stream, workflow
 from events.chain import ChainRef
 from events.envelope import Recorded, decode_commit
 from events.view import View
@@ -34,6 +34,8 @@ class Following:
     """By session, as long as the view remembers it."""
     escrows: dict[str, str] = field(default_factory=dict)
     """Every escrow that the log ever named (lower case) -> its session."""
+    coalitions: dict[str, int] = field(default_factory=dict)
+    """Every coalition that the log ever named (lower case) -> the block in which it was first heard of."""
     told: Counter[str] = field(default_factory=Counter)
     """How often each chain fact was taken back: it may come again, and is told again then."""
     asked_unix_ms: dict[str, int] = field(default_factory=dict)
@@ -75,7 +77,9 @@ class Following:
                     self.paid[key].settlement = None
                 if at is not None:
                     self.told[at.key] += 1
-            case stream.Reverted():
+            case pool.CoalitionOpened(coalition, _, _, _, _, at):
+                self.coalitions.setdefault(coalition.lower(), at.block_number)
+            case stream.Reverted() | claim.Reverted():
                 self.told[event.at.key] += 1
             case workflow.Requested(_, _, subject_id, step, attempt):
                 self.asked_unix_ms[key] = recorded.time_unix_ms

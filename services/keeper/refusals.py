@@ -7,7 +7,8 @@ FINAL = frozenset(
     {
         "nothing_left", "opened_too_late", "terms_invalid", "voucher_invalid", "voucher_not_funded",
         "signature_invalid", "transfer_refused", "too_many_active", "rate_not_exact", "not_opener",
-        "not_controller",
+        "not_controller", "not_session", "not_operator", "quorum_missing", "signer_invalid", "amount_invalid",
+        "probes_missing", "votes_expired",
     }
 )  # fmt: skip
 _ERROR = re.compile(r"\b([A-Z][A-Za-z0-9]*)\(")
