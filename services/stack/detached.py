@@ -21,7 +21,7 @@ from services.stack.stack import Stack, stack_of
 async def serve_model(stack: Stack, nodes: int, model: str, pool: str, price_wei_per_s: str) -> None:
     """Start `nodes` local nodes and form a pool over them that serves `model` under the name `pool`.
 
-    A pool with a price gets its coalition, so that it can be paid.
+    A pool with a price gets its coalition, so that it can be paid, and on the local chain its attestors.
     """
     directory = local_model(model, stack.settings.model_dirs)
     labels = [f"local-{number + 1}" for number in range(nodes)]
@@ -45,6 +45,9 @@ async def serve_model(stack: Stack, nodes: int, model: str, pool: str, price_wei
         )
         if price_wei_per_s != "0":
             await open_coalition(stack.settings, token, formed["pool_id"], directories, say=say)
+            if stack.chain_is_local:
+                stack.supervisor.say("starting", f"{stack.settings.verifiers} attestors")
+                await stack.add_verifiers()
 
 
 async def hold(settings: Settings, nodes: int, model: str, pool: str, price_wei_per_s: str) -> None:

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from services import bus, credentials, generations, migrate
 from services.access import NatsAccess
 from services.chain import anvil
+from services.chain.wallets import verifier_key
 from services.join import Endpoints, Joined, join, write_configs
 from services.log import ensure_streams
 from services.node_keys import NodeKeys
@@ -46,6 +47,7 @@ class Stack:
     def __init__(self, settings: Settings, supervisor: Supervisor) -> None:
         self.settings = settings
         self.supervisor = supervisor
+        self.chain_is_local = False
         self._mesh_listens: list[str] = []
 
     async def start(self) -> None:
@@ -81,6 +83,17 @@ class Stack:
         for label in labels:
             await start_node(self.supervisor, self.settings.state_dir / "nodes" / label)
         return joined
+
+    async def add_verifiers(self) -> None:
+        """The attestors that the local chain's coalitions name, a process each. Raises NotReady."""
+        async with asyncio.TaskGroup() as parts:
+            for number in range(1, self.settings.verifiers + 1):
+                key, gateway = verifier_key(self.settings, number), self.settings.public_url
+                words = ("-m", "services.verifier", "--key", str(key), "--gateway", gateway)
+                ready = log_line('"event": ?"ready"')
+                environment = {**plain_environment(), **role_environment(self.settings)}
+                spec = Process(f"verifier-{number}", (sys.executable, *words), ready, environment)
+                parts.create_task(self.add(spec))
 
     async def join_nodes(
         self, labels: Sequence[str], operator_token: str, model_dirs: Sequence[Path] = ()
@@ -139,6 +152,7 @@ class Stack:
         """An external chain's contracts are put there by `computepool chain deploy`, not by a start."""
         if self.settings.chain_rpc_url is not None:
             return
+        self.chain_is_local = True
         port = kept_port(self.settings.state_dir, "CHAIN_RPC_URL")
         directory = self.settings.state_dir.resolve() / "chain"
         manifest = self.settings.manifest_of(anvil.CHAIN_ID)
