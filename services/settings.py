@@ -61,6 +61,8 @@ class Settings(BaseSettings):
     keeperhub_transport: Literal["rest", "mcp"] = Field(
         "rest", validation_alias=AliasChoices("KEEPERHUB_TRANSPORT", "keeperhub_transport")
     )
+    keeper_wallet: str | None = Field(None, pattern=r"^0x[0-9a-fA-F]{40}$")
+    """The wallet that a hosted KeeperHub sends with; unset: the key of this network's own controller."""
     model_dirs: tuple[Path, ...] = (Path("tests/models"),)
     """Where a pool's model name is looked up (gateway: tokenizer; worker: weights)."""
     allow_hub: bool = False

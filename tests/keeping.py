@@ -29,7 +29,6 @@ from services.chain_evidence import evidence_of
 from services.credentials import engine_of
 from services.handle import handle
 from services.keeper.__main__ import work
-from services.keeper.callbacks import Callbacks
 from services.keeper.entries import Reading
 from services.keeper.following import Following
 from services.keeper.vouchers import TERMS, VOUCHER
@@ -205,10 +204,8 @@ class House:
         self.following = Following()
         async with connected(f"http://127.0.0.1:{self.proxy.port}", attempts=1, timeout_s=5) as rpc:
             reading = Reading(rpc, LOCAL, self.chain.manifest)
-            callbacks = Callbacks.of(
-                self.around.settings.model_copy(update={"gateway_url": self.callbacks.url})
-            )
-            working = work(reading, self.key, self.engine, self.keeper_log, self.following, callbacks)
+            settings = self.around.settings.model_copy(update={"gateway_url": self.callbacks.url})
+            working = work(reading, self.key, self.engine, self.keeper_log, self.following, settings)
             task = asyncio.create_task(working)
             try:
                 yield task

@@ -40,6 +40,11 @@ def verifiers(settings: Settings) -> tuple[LocalAccount, ...]:
     return tuple(kept_at(verifier_key(settings, number)) for number in range(1, settings.verifiers + 1))
 
 
+def keeper_address(settings: Settings) -> str:
+    """What keeper runs send with: our own controller, or the wallet that a hosted KeeperHub holds."""
+    return settings.keeper_wallet or wallet(settings, "controller").address
+
+
 def kept_at(path: Path) -> LocalAccount:
     """The key in a file of hex (0600); made when there is none."""
     key = kept(path, lambda: os.urandom(32).hex().encode())

@@ -26,7 +26,7 @@ from services.chain.contract import Contract
 from services.chain.networks import Network, network_of
 from services.chain.rpc import ChainAway, Rpc, connected
 from services.chain.sender import Sender
-from services.chain.wallets import fund_local, wallet
+from services.chain.wallets import fund_local, keeper_address, wallet
 from services.facilitator import verify
 from services.facilitator.settle import Facilitator, SettlementPending
 from services.facilitator.shapes import Authorization, NotX402, Payment, Requirements, Signed, from_header
@@ -130,7 +130,7 @@ class Till:
         token = await token_at(rpc, chain_id, known.at("USDC"))
         facilitator = Facilitator(rpc, token, Sender(rpc, network, hot, self.engine), self.engine)
         factory = Contract(artifact("SessionEscrowFactory"), known.at("SessionEscrowFactory"))
-        return Chain(network, rpc, facilitator, factory, wallet(self.settings, "controller").address)
+        return Chain(network, rpc, facilitator, factory, keeper_address(self.settings))
 
     async def offer(self, wanted: Wanted) -> Offer:
         """Raises ChainAwayProblem, InvalidRequest (more than the coalition takes)."""

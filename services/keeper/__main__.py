@@ -16,15 +16,18 @@ from services.chain.contract import Contract
 from services.chain.networks import network_of
 from services.chain.rpc import ChainAway, RpcRefused, connected
 from services.chain.sender import Sender
-from services.chain.wallets import fund_local, wallet
+from services.chain.wallets import fund_local, keeper_address, wallet
 from services.credentials import engine_of
 from services.database import database_url
 from services.keeper.breaches import Breaches
 from services.keeper.callbacks import Callbacks
+from services.keeper.choosing import backend_of
 from services.keeper.claims import ClaimReader
 from services.keeper.entries import Reading
 from services.keeper.executor import AWAY, Executor
 from services.keeper.following import Following
+from services.keeper.hinted import Hinted
+from services.keeper.inbox import Inbox
 from services.keeper.orphans import close_orphans
 from services.keeper.reader import ChainReader
 from services.keeper.runner.runner import Runner
@@ -60,7 +63,7 @@ async def keep(settings: Settings, events: EventLog, following: Following) -> No
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             reading = Reading(rpc, network, manifest)
-            await work(reading, key, engine, events, following, Callbacks.of(settings))
+            await work(reading, key, engine, events, following, settings)
     finally:
         await engine.dispose()
 
@@ -71,11 +74,12 @@ async def work(
     engine: AsyncEngine,
     events: EventLog,
     following: Following,
-    callbacks: Callbacks,
+    settings: Settings,
 ) -> None:
-    """Forever, on a chain that has the contracts. `key`: the controller of the sessions."""
+    """Forever, on a chain that has the contracts. `key`: of the embedded runner's wallet."""
+    callbacks = Callbacks.of(settings)
     manifest = reading.manifest
-    reader = ChainReader(reading, events, following, key.address)
+    reader = ChainReader(reading, events, following, keeper_address(settings))
     factory = Contract(artifact(FACTORY), manifest.at(FACTORY))
     usdc = Contract(artifact("MockUSDC"), manifest.at("USDC"))
     rpc, network = reading.rpc, reading.network
@@ -88,7 +92,8 @@ async def work(
         http_allowed=(callbacks.url,),
         signing=callbacks.signing,
     )
-    runs = Runs(events, following, runner, rpc, network.chain_id, callbacks.input)
+    backend = backend_of(settings, runner, network.chain_id)
+    runs = Runs(events, following, backend, rpc, network.chain_id, callbacks.input)
     executor = Executor(events, following, reader, sender, runs, factory, usdc, Vouchers(engine).of)
     claims = ClaimReader(reading, events, following)
     breaches = Breaches(following, claims, runs, rpc)
@@ -103,6 +108,7 @@ async def work(
             works.create_task(_orphans(executor), name="orphans")
             works.create_task(_after_log(following, claims.read_forever()), name="claims")
             works.create_task(breaches.run(), name="breaches")
+            works.create_task(Hinted(events, Inbox(engine), runs).run(), name="hints")
     finally:
         await runner.close()
 
