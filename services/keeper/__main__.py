@@ -23,9 +23,11 @@ from services.keeper.breaches import Breaches
 from services.keeper.callbacks import Callbacks
 from services.keeper.choosing import backend_of
 from services.keeper.claims import ClaimReader
+from services.keeper.deliveries import Deliveries
 from services.keeper.entries import Reading
 from services.keeper.executor import AWAY, Executor
 from services.keeper.following import Following
+from services.keeper.forgetting import forget_old
 from services.keeper.hinted import Hinted
 from services.keeper.inbox import Inbox
 from services.keeper.orphans import close_orphans
@@ -84,6 +86,7 @@ async def work(
     usdc = Contract(artifact("MockUSDC"), manifest.at("USDC"))
     rpc, network = reading.rpc, reading.network
     sender = Sender(rpc, network, key, engine)
+    deliveries = Deliveries(engine)
     runner = Runner(
         engine,
         rpc=rpc,
@@ -91,6 +94,7 @@ async def work(
         sender=sender,
         http_allowed=(callbacks.url,),
         signing=callbacks.signing,
+        deliveries=deliveries,
     )
     backend = backend_of(settings, runner, network.chain_id)
     runs = Runs(events, following, backend, rpc, network.chain_id, callbacks.input)
@@ -103,6 +107,7 @@ async def work(
             works.create_task(following.follow(events), name="log")
             works.create_task(_after_log(following, reader.read_forever()), name="chain")
             works.create_task(runs.reconcile(), name="runs")
+            works.create_task(forget_old(Inbox(engine), deliveries), name="forgetting")
             works.create_task(executor.run(), name="executor")
             works.create_task(executor.tend(), name="tend")
             works.create_task(_orphans(executor), name="orphans")

@@ -46,6 +46,13 @@ class Hint:
     received_unix_ms: int
 
 
+@dataclass(frozen=True)
+class Received(Hint):
+    """`outcome` None: the keeper has not judged it yet."""
+
+    outcome: str | None
+
+
 class Inbox:
     """`poll_s`: how long a hint whose notification was lost may lie."""
 
@@ -107,6 +114,17 @@ class Inbox:
             rows = (await connection.execute(_UNMARKED, {"after": after, "most": MOST_AT_ONCE})).all()
         return [Hint(*row) for row in rows]
 
+    async def newest(self, limit: int) -> list[Received]:
+        async with self._engine.connect() as connection:
+            rows = (await connection.execute(_NEWEST, {"limit": limit})).all()
+        return [Received(*row) for row in rows]
+
+    async def newest_run(self, event: str) -> str | None:
+        """The run that told this event last. None: no run has."""
+        async with self._engine.connect() as connection:
+            found = await connection.execute(_NEWEST_RUN, {"event": event})
+            return found.scalar_one_or_none()
+
     async def mark(self, hint: Hint, outcome: Outcome) -> None:
         """For good. `applied` burns the capability that told it, for this event."""
         async with self._engine.begin() as connection:
@@ -149,6 +167,12 @@ _UNMARKED = text(
     " (extract(epoch FROM received_at) * 1000)::bigint"
     " FROM webhook_inbox WHERE outcome IS NULL AND number > :after ORDER BY number LIMIT :most"
 )
+_NEWEST = text(
+    "SELECT number, proof, delivery, run_key, event, transaction_hash,"
+    " (extract(epoch FROM received_at) * 1000)::bigint, outcome"
+    " FROM webhook_inbox ORDER BY number DESC LIMIT :limit"
+)
+_NEWEST_RUN = text("SELECT run_key FROM webhook_inbox WHERE event = :event ORDER BY number DESC LIMIT 1")
 _MARK = text(
     "UPDATE webhook_inbox SET outcome = :outcome, marked_at = now()"
     " WHERE number = :number AND outcome IS NULL"

@@ -21,7 +21,7 @@ import httpx
 
 from services.keeper.runner.actions.step import Means, Result, Step, failure
 from services.keeper.runner.written import compact
-from services.keeper.signature import sign
+from services.keeper.signed_headers import signed_headers
 
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 TIMEOUT_S, LEAST_S, MOST_S = 5.0, 1.0, 30.0
@@ -119,25 +119,17 @@ async def _read(response: httpx.Response) -> Answer:
 
 def _signature(step: Step, means: Means, method: str, endpoint: str, body: bytes) -> dict[str, str]:
     assert means.signing is not None
-    now = int(time.time())
-    signed = sign(
+    return signed_headers(
         means.signing.secret,
-        method=method,
-        path=urlsplit(endpoint).path,
+        means.signing.key_id,
+        url=endpoint,
         caller=CALLER,
         delivery=step.delivery,
         execution=step.execution_id,
-        timestamp_unix_s=now,
+        now_unix_s=int(time.time()),
         body=body,
+        method=method,
     )
-    return {
-        "X-KeeperHub-Timestamp": str(now),
-        "X-KeeperHub-Delivery": step.delivery,
-        "X-KeeperHub-Execution": step.execution_id,
-        "X-KeeperHub-Caller": CALLER,
-        "X-KeeperHub-Key-Id": means.signing.key_id,
-        "X-KeeperHub-Signature": f"v1={signed}",
-    }
 
 
 async def _target(
