@@ -13,6 +13,8 @@ from services.keeper.inbox import Hint, Inbox, Outcome
 from services.keeper.runs import Runs
 from services.log import EventLog
 
+RUN_FAILED = "run_failed"
+
 log = structlog.get_logger("inbox")
 
 
@@ -36,14 +38,23 @@ class Hinted:
         """None: nobody knows yet. `applied` only when our own node of the chain bore the run out."""
         if self.runs.hurry(hint.run_key):
             return None
-        history = await self.events.history("workflow", hint.run_key)
-        state = workflow.workflow.fold(item.event for item in history.recorded)
-        if isinstance(state, workflow.Absent):
-            return "unknown_run"
-        if state.ended is None:
-            return None
-        if hint.transaction_hash is None:
-            return "stale"
-        sent = {one.hash for one in state.ended.transactions}
-        agrees = isinstance(state.ended, workflow.Confirmed) and hint.transaction_hash.lower() in sent
-        return "applied" if agrees else "mismatch"
+        history = (await self.events.history("workflow", hint.run_key)).recorded
+        state = workflow.workflow.fold(item.event for item in history)
+        return judged(hint, state, history[-1].time_unix_ms if history else 0)
+
+
+def judged(hint: Hint, state: workflow.WorkflowState, last_unix_ms: int) -> Outcome | None:
+    """`last_unix_ms`: of the run's newest event. A failure names a transaction or none; all else names one
+    that our own node of the chain knows as the run's.
+    """
+    if isinstance(state, workflow.Absent):
+        return "unknown_run"
+    if state.ended is None:
+        return None
+    sent = {one.hash for one in state.ended.transactions}
+    named = None if hint.transaction_hash is None else hint.transaction_hash.lower()
+    failed = isinstance(state.ended, workflow.Failed)
+    agrees = failed and named in {None, *sent} if hint.event == RUN_FAILED else named in sent
+    if not agrees:
+        return "mismatch"
+    return "applied" if hint.received_unix_ms <= last_unix_ms else "stale"
