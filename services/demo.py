@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from events.envelope import Recorded
-from services import bus, credentials, demo_money, demo_runs
+from services import bus, credentials, demo_money, demo_runs, demo_slash
 from services.chain.rpc import connected
 from services.coalition_opening import open_coalition
 from services.demo_money import Market
@@ -30,6 +30,7 @@ from services.local_pool import form_pool
 from services.log import EventLog
 from services.log_audit import audit_log
 from services.logging import configure
+from services.node_keys import NodeKeys
 from services.projection_check import check
 from services.settings import Settings
 from services.stack import register
@@ -90,6 +91,8 @@ async def run(model_dir: Path, out: Console) -> int:
             "database_url": None,
             "nats_seeds_dir": None,
             "model_dirs": (model_dir.parent,),
+            "local_probe_window_s": demo_slash.PROBE_WINDOW_S,
+            "local_dispute_window_s": demo_slash.DISPUTE_WINDOW_S,
         }
     )
     out.rule("[bold]1  starting: nats-server, PostgreSQL, anvil, orchestrator, projector, keeper, gateway")
@@ -98,6 +101,7 @@ async def run(model_dir: Path, out: Console) -> int:
         token = await _new_token(stack, "operator", "demo")
         out.rule("[bold]2  two nodes join; a pool with a price is formed, its operators bond and consent")
         joined = await stack.add_nodes(LABELS, token, (model_dir.parent,))
+        await stack.add_verifiers()
         for label, node in zip(LABELS, joined, strict=True):
             out.print(f"  node.registered    {node.node_id}  ({label}), log position {node.position}")
         pool = await form_pool(
@@ -214,9 +218,20 @@ async def _talk_and_prove(
     await demo_money.runs_dry(market, PROMPTS[1], claims.check)
     north = stack.settings.state_dir / "nodes" / LABELS[0]
     await demo_money.operator_withdraws(market, north, pool, claims.check)
-    out.rule("[bold]10  every transition: who asked, which run, which transaction")
+    out.rule("[bold]10  an operator stalls in the middle of a paid answer")
+    workers = {entry.name: entry.identity.pid for entry in stack.supervisor.entries()}
+    worker = workers[f"worker-{_last_label(stack, pool)}"]
+    await demo_slash.an_operator_stalls(market, worker, pool, PROMPTS[0], claims.check)
+    out.rule("[bold]11  every transition: who asked, which run, which transaction")
     await demo_runs.shows_runs(market, claims.check)
     await demo_money.accounts_balance(market, claims.check)
+
+
+def _last_label(stack: Stack, pool: dict[str, Any]) -> str:
+    """The name of the node that has the ring's last layers."""
+    last = max(pool["shards"], key=lambda shard: int(shard["first_layer"]))["node_id"]
+    nodes = stack.settings.state_dir / "nodes"
+    return next(label for label in LABELS if NodeKeys.load_or_make(nodes / label).node_id == last)
 
 
 async def _streamed(client: AsyncOpenAI, prompt: str, out: Console) -> Answer:
