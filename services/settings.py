@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     )
     keeper_wallet: str | None = Field(None, pattern=r"^0x[0-9a-fA-F]{40}$")
     """The wallet that a hosted KeeperHub sends with; unset: the key of this network's own controller."""
+    keeper_port: int | None = None
+    """Where the keeper serves KeeperHub's paths, on 127.0.0.1; 0 takes a free port; unset: nowhere."""
     model_dirs: tuple[Path, ...] = (Path("tests/models"),)
     """Where a pool's model name is looked up (gateway: tokenizer; worker: weights)."""
     allow_hub: bool = False
@@ -73,6 +75,11 @@ class Settings(BaseSettings):
     """Beyond so many at once the gateway answers 429 with Retry-After."""
     max_body_bytes: int = 1_048_576
     log_level: str = "info"
+
+    @property
+    def access_keys(self) -> Path:
+        """Hashes of the keys that open the keeper's paths."""
+        return self.state_dir / "keys" / "keeper-access.json"
 
     @property
     def seeds_dir(self) -> Path:

@@ -33,6 +33,9 @@ from services.keeper.inbox import Inbox
 from services.keeper.orphans import close_orphans
 from services.keeper.reader import ChainReader
 from services.keeper.runner.runner import Runner
+from services.keeper.runner_http.desk import Desk
+from services.keeper.runner_http.serving import serve_paths
+from services.keeper.runner_http.shelf import Shelf
 from services.keeper.runs import Runs
 from services.keeper.vouchers import Vouchers
 from services.log import EventLog, Writer
@@ -113,6 +116,7 @@ async def work(
             works.create_task(_orphans(executor), name="orphans")
             works.create_task(_after_log(following, claims.read_forever()), name="claims")
             works.create_task(breaches.run(), name="breaches")
+            works.create_task(serve_paths(settings, Desk(runner, Shelf(engine), network)), name="paths")
             works.create_task(Hinted(events, Inbox(engine), runs).run(), name="hints")
     finally:
         await runner.close()

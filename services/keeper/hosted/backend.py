@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from services.keeper import inputs
@@ -20,11 +20,19 @@ SHORTEST_PAUSE_S = 0.05
 
 
 class HostedBackend:
-    """`chain_id`: the chain that the workflows write to; `health` asks whether KeeperHub runs there."""
+    """`chain_id`: the chain that the workflows write to; `health` asks whether KeeperHub runs there.
+    `check` raises BackendRefused for an input that must not travel.
+    """
 
     name: Literal["hosted"] = "hosted"
 
-    def __init__(self, transport: Transport, chain_id: int | None = None) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        chain_id: int | None = None,
+        check: Callable[[Mapping[str, Any]], None] = inputs.check,
+    ) -> None:
+        self._check = check
         self._transport = transport
         self._chain_id = chain_id
         self._ensured: dict[str, str] = {}
@@ -52,7 +60,7 @@ class HostedBackend:
         return _id(oldest)
 
     async def execute(self, workflow_id: str, input: Mapping[str, Any], idempotency_key: str) -> str:
-        inputs.check(input)
+        self._check(input)
         try:
             found = await self._transport.execute(workflow_id, input, idempotency_key)
         except BackendRefused as refused:

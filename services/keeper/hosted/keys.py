@@ -10,6 +10,7 @@ Kind = Literal["organisation", "webhook"]
 PREFIXES: dict[Kind, str] = {"organisation": "kh_", "webhook": "wfb_"}
 OPENS: dict[Kind, str] = {"organisation": "REST and MCP", "webhook": "POST /api/workflows/{id}/webhook alone"}
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+PRINTABLE = re.compile(r"[\x21-\x7e]+")
 SECRET = re.compile(r"\b(kh_|wfb_|cpcb1\.)[\w.-]+")
 
 
@@ -32,6 +33,8 @@ def kind_of(key: str) -> Kind | None:
 
 def require(key: SecretStr, wanted: Kind) -> SecretStr:
     """The key, or WrongKeyKind, which names the kinds and never the key."""
+    if not PRINTABLE.fullmatch(key.get_secret_value()):
+        raise WrongKeyKind("the key is empty, or holds a space or a line break")
     given = kind_of(key.get_secret_value())
     if given == wanted:
         return key

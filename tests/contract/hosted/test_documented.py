@@ -280,6 +280,8 @@ async def test_a_key_of_the_wrong_kind_never_leaves() -> None:
     with pytest.raises(WrongKeyKind, match="not a key of KeeperHub") as refused:
         Rest("https://app.keeperhub.com", SecretStr("sk-secret"))
     assert "secret" not in str(refused.value)
+    with pytest.raises(WrongKeyKind, match="line break"):
+        Rest("https://app.keeperhub.com", SecretStr("kh_secret\n"))
 
 
 @pytest.mark.parametrize(
