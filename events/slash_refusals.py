@@ -7,7 +7,7 @@ class SlashUnknown(Rejected):
     """Nothing was ever reported under this id."""
 
     code = "slash_unknown"
-    remedy = "Report the breach first; the id follows from session, operator and kind."
+    remedy = "computepool slash show lists what was reported; computepool slash report reports."
 
 
 class SlashTermsInvalid(Rejected):
@@ -28,7 +28,7 @@ class AccusedCannotVote(Rejected):
     """The accused operator has no say on its own breach."""
 
     code = "accused_cannot_vote"
-    remedy = "Dispute the claim on the chain instead."
+    remedy = "Dispute the claim on the chain instead: computepool slash dispute."
 
 
 class AlreadySaid(Rejected):
@@ -42,7 +42,7 @@ class EvidenceMissing(Rejected):
     """There is no evidence to vote on yet."""
 
     code = "evidence_missing"
-    remedy = "Wait for slash.evidence_added, which names its hash."
+    remedy = "Wait for it: computepool slash show has its hash."
 
 
 class EvidenceDiffers(Rejected):
@@ -56,7 +56,7 @@ class BreachDiffers(Rejected):
     """The vote is on another escrow, operator, kind, amount or deadline than was reported."""
 
     code = "breach_differs"
-    remedy = "Sign exactly the breach that follows from the evidence."
+    remedy = "Sign exactly the breach that follows from the evidence: computepool slash vote."
 
 
 class VotesClosed(Rejected):

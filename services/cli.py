@@ -21,6 +21,7 @@ from services import (
     cli_network,
     cli_operator,
     cli_pay,
+    cli_slash,
     cli_webhook,
     cli_worker,
 )
@@ -172,6 +173,7 @@ cli_facilitator.register(app)
 cli_worker.register(app)
 cli_operator.register(app)
 cli_pay.register(app)
+cli_slash.register(app)
 cli_webhook.register(app)
 app.add_typer(bench_app, name="bench")
 

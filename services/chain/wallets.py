@@ -47,8 +47,12 @@ def keeper_address(settings: Settings) -> str:
 
 def kept_at(path: Path) -> LocalAccount:
     """The key in a file of hex (0600); made when there is none."""
-    key = kept(path, lambda: os.urandom(32).hex().encode())
-    account: LocalAccount = Account.from_key(bytes.fromhex(key.decode().strip()))
+    return key_of(kept(path, lambda: os.urandom(32).hex().encode()))
+
+
+def key_of(text: bytes) -> LocalAccount:
+    """The key that a file of hex holds. Raises ValueError."""
+    account: LocalAccount = Account.from_key(bytes.fromhex(text.decode().strip().removeprefix("0x")))
     return account
 
 

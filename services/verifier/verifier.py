@@ -13,21 +13,19 @@ import structlog
 from eth_account.signers.local import LocalAccount
 from msgspec.structs import replace
 
-from events.breach import VoteCast
-from events.evidence import Dissent, Probe, Statement, canonical, hash_of
+from events.evidence import Dissent, Probe, Statement, canonical
 from events.probing import moments
 from events.slash import Reported
 from services.typed_data import sign_typed
 from services.verifier.answers import is_answer_of
-from services.verifier.attesting import statement_typed, vote_typed
-from services.verifier.judge import judge_case
+from services.verifier.attesting import statement_typed
 from services.verifier.probing import Clock, Found, probe
+from services.verifier.voting import UNSIGNED, judged, vote_on
 from shard_runtime.probes import ProbeAsked
 
 POLL_S = 1.0
 PAGE = 200
 PROBED = ("no_show", "stall")
-UNSIGNED = "0" * 130
 
 log = structlog.get_logger("verifier")
 
@@ -131,17 +129,10 @@ class Verifier:
     async def _vote(
         self, slash_id: str, case: Reported, evidence_hash: str, own: tuple[Probe, ...] | Found
     ) -> None:
-        body = await self._body_of(evidence_hash)
-        judged = judge_case(body, slash_id, case)
-        if hash_of(body) != evidence_hash:
-            judged = Dissent("evidence_altered")
-        elif own == "answered":
-            judged = Dissent("answered_me")
-        if isinstance(judged, Dissent):
-            vote = VoteCast(self._key.address, "dissent", evidence_hash, None, judged.reason, UNSIGNED)
-        else:
-            vote = VoteCast(self._key.address, "breach", evidence_hash, judged, "", UNSIGNED)
-        vote = replace(vote, signature=sign_typed(self._key, vote_typed(case, slash_id, vote)))
+        found = judged(await self._body_of(evidence_hash), evidence_hash, slash_id, case)
+        if own == "answered" and found != Dissent("evidence_altered"):
+            found = Dissent("answered_me")
+        vote = vote_on(self._key, slash_id, case, evidence_hash, found)
         await self._send(case, f"/slashes/{slash_id}/votes", msgspec.json.encode(vote))
         log.info("voted", slash_id=slash_id, verdict=vote.verdict, reason=vote.reason)
 

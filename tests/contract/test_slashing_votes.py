@@ -90,6 +90,25 @@ class World:
         status, answer = await self.post(f"/slashes/{slash_id}/votes", msgspec.json.encode(said))
         return str(answer["stage"] if status == 200 else answer["code"])
 
+    async def command(self, *words: str) -> dict[str, Any]:
+        """What the command line prints as JSON, or its error."""
+        environment = {**os.environ, "COMPUTEPOOL_GATEWAY_URL": self.built.url}
+        environment |= {"COMPUTEPOOL_STATE_DIR": str(self.built.directory / "nothing")}
+        environment |= {"COMPUTEPOOL_TOKEN": self.built.operator_token}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "services.cli",
+            "slash",
+            *words,
+            "--json",
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment,
+        )
+        out, said = await process.communicate()
+        return {"error": said.decode()} if process.returncode else dict(json.loads(out))
+
     async def stage(self, slash_id: str, wanted: str) -> dict[str, Any]:
         async def there() -> bool:
             return bool((await self.shown(slash_id))["stage"] == wanted)
@@ -205,6 +224,29 @@ async def test_statements_of_a_quorum_become_the_evidence(world: World) -> None:
     async with world.built.client(None) as client:
         listed = (await client.get("/slashes", params={"at_least": answer["position"]})).json()["items"]
     assert slash_id in [row["slash_id"] for row in listed]
+
+
+async def test_an_attestor_votes_by_the_command_line(world: World, tmp_path: Path) -> None:
+    of = world.accused("gone", now_ms() - LONG_AGO_MS)
+    slash_id = await world.report(of)
+    files = [tmp_path / f"{number}.key" for number in range(2)]
+    for file, key in zip(files, KEYS, strict=False):
+        file.write_text(key.key.hex().removeprefix("0x"))
+    early = await world.command("vote", slash_id, "--key", str(files[0]))
+    assert "evidence_missing" in early["error"]
+    body = evidence(of, *KEYS[:3], slash_id=slash_id)
+    assert (await world.post(f"/slashes/{slash_id}/evidence", body))[0] == 200
+    first, second = await asyncio.gather(
+        world.command("vote", slash_id, "--key", str(files[0])),
+        world.command("vote", slash_id, "--key", str(files[1]), "--dissent", "answered_me"),
+    )
+    assert (first["attestor"], first["verdict"]) == (KEYS[0].address, "breach")
+    assert (second["verdict"], second["reason"]) == ("dissent", "answered_me")
+    shown, unknown = await asyncio.gather(
+        world.command("show", slash_id), world.command("report", ulid(1), ulid(2))
+    )
+    assert sorted(one["verdict"] for one in shown["votes"]) == ["breach", "dissent"]
+    assert "session_unknown" in unknown["error"]
 
 
 @contextlib.asynccontextmanager
