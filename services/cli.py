@@ -164,6 +164,18 @@ def bench_pay(
     pay.main(json=json, quick=quick)
 
 
+@bench_app.command("keeper")
+def bench_keeper(
+    json: Json = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Few rounds: shows only that it runs.")] = False,
+) -> None:
+    """The workflow runner's own time for a start of payment, and how many small runs it takes in a second."""
+    sys.path.insert(0, str(ROOT))
+    from tests.bench import keeper
+
+    keeper.main(json=json, quick=quick)
+
+
 cli_network.register(app)
 cli_log.register(app)
 cli_audit.register(app)

@@ -28,7 +28,7 @@ from services.typed_data import sign_typed
 from services.verifier.attesting import breach_typed
 from tests import slashing
 from tests.aggregates import ulid
-from tests.paid_chain import PaidChain, PaidSession
+from tests.paid_chain import CAP_MICRO, PaidChain, PaidSession
 
 SENDER = anvil.dev_account(1)
 OPERATORS: tuple[LocalAccount, ...] = tuple(Account.from_key(f"0x{number:064x}") for number in (501, 502))
@@ -87,6 +87,14 @@ class WorkflowWorld:
             stage("slash", "handle-breach", 1, execution, WINDOW_S + 1),
             stage("close", "stream-stop", 1, self._session(first, mode="close")),
         ]
+
+    async def start(self, number: int) -> Mapping[str, str]:
+        """A stream-start of a session of its own, paying nobody yet: it needs no coalition's epoch."""
+        usdc = Contract(artifact("MockUSDC"), self.manifest.at("USDC"))
+        mint = usdc.calldata("mint", self.chain.payer.address, CAP_MICRO)
+        await self.chain.send(self.chain.admin, usdc.address, mint)
+        paid = await self.chain.agree(number)
+        return self._stage("start", "stream-start", 1, self._session(paid, mode="open", active="1")).input
 
     async def later(self, seconds: int) -> None:
         if seconds:

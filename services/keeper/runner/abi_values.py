@@ -139,13 +139,15 @@ def _signature(entry: Item) -> str:
     return f"{entry['name']}({','.join(written_type(item) for item in entry['inputs'])})"
 
 
-def _given(written: str, name: str) -> list[Any]:
-    if not written:
-        return []
+def _read(written: str, name: str) -> Any:
     try:
-        found = json.loads(written)
+        return json.loads(written)
     except ValueError as wrong:
         raise ArgumentsInvalid(f"{name} is not JSON: {wrong}") from wrong
+
+
+def _given(written: str, name: str) -> list[Any]:
+    found = _read(written, name) if written else []
     if not isinstance(found, list):
         raise ArgumentsInvalid(f"{name} is not a list")
     return found
@@ -179,7 +181,7 @@ def _value(item: Item, value: Any) -> Any:
         return [_value(inner, part) for part in value]
     if kind == "tuple":
         if isinstance(value, str):
-            value = json.loads(value) if value[:1] in ("[", "{") else value
+            value = _read(value, str(item.get("name")))
         parts = item["components"]
         if isinstance(value, dict) and set(value) >= {part["name"] for part in parts}:
             value = [value[part["name"]] for part in parts]
@@ -188,7 +190,7 @@ def _value(item: Item, value: Any) -> Any:
         return tuple(_value(part, one) for part, one in zip(parts, value, strict=True))
     try:
         return _simple(kind, value)
-    except (ValueError, TypeError) as wrong:
+    except (ValueError, TypeError, KeyError, AttributeError) as wrong:
         raise ArgumentsInvalid(f"{item.get('name') or kind}: {value} is no {kind}") from wrong
 
 

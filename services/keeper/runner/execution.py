@@ -36,7 +36,11 @@ class Execution:
     journal: Journal
     means: Means
     kept: dict[tuple[str, str], Entry] = field(default_factory=dict)
-    """What the journal has, by node and iteration."""
+    """What became of nodes, by node and iteration."""
+    again: bool = True
+    """Whether another process may have been at it before."""
+    _unwritten: list[Entry] = field(default_factory=list)
+    """Decisions that would be the same again: they are written down together with what comes next."""
 
     async def drive(self) -> End:
         """Until it is over and written down so."""
@@ -53,24 +57,36 @@ class Execution:
                     running[task] = node_id
                 if not running:
                     end = self._end(last)
-                    await self.journal.record(self.begun.execution_id, [], end)
+                    await self.journal.record(self.begun.execution_id, self._unwritten, end)
                     return end
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 entries = [task.result() for task in done]
                 for task, entry in zip(done, entries, strict=True):
                     del running[task]
                     last = self._apply(entry, ended, outputs, last)
+                self.kept |= {(entry.node_id, entry.iteration): entry for entry in entries}
+                self._unwritten += entries
                 if running or self._ready(ended, outputs, running):
-                    await self.journal.record(self.begun.execution_id, entries)
+                    await self._write()
                     continue
                 end = self._end(last)
-                await self.journal.record(self.begun.execution_id, entries, end)
+                await self.journal.record(self.begun.execution_id, self._unwritten, end)
                 return end
         finally:
             for task in running:
                 task.cancel()
             if running:
                 await asyncio.wait(running)
+
+    async def _write(self) -> None:
+        if not all(self._would_be_the_same(entry) for entry in self._unwritten):
+            entries, self._unwritten = self._unwritten, []
+            await self.journal.record(self.begun.execution_id, entries)
+
+    def _would_be_the_same(self, entry: Entry) -> bool:
+        """A Condition, unless it asks for the time."""
+        config = self.graph.nodes[entry.node_id].data.config
+        return entry.type == CONDITION and templates.SYSTEM not in repr(config)
 
     def _ready(
         self,
@@ -155,7 +171,7 @@ class Execution:
             return failure(f"Unknown action type {node.action}; known: {', '.join(KNOWN)}")
         begun = self.begun
         return await action(
-            Step(begun.workflow_id, begun.execution_id, node.id, iteration, config), self.means
+            Step(begun.workflow_id, begun.execution_id, node.id, iteration, config, self.again), self.means
         )
 
     def _collected(self, node: Node, outputs: Outputs) -> Result:

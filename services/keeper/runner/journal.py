@@ -5,6 +5,7 @@ written with its last node, the trigger with the beginning, so that an execution
 at most. Decides nothing and runs nothing.
 """
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.keeper.runner.graph import Ending
 
 Status = Literal["running", "success", "error", "cancelled"]
-LOCK_WAIT = "2s"
+LOCK_WAIT_S = 2.0
 EXECUTION = (
     "execution_id, workflow_id, content_hash, input_hash, input, status, output, error,"
     " started_unix_ms, ended_unix_ms"
@@ -26,6 +26,21 @@ EXECUTION = (
 NODE = (
     "node_id, iteration, node_name, node_type, ending, input, output, error, transaction_hash, chain_id,"
     " started_unix_ms, ended_unix_ms"
+)
+
+NODES = (
+    f"runner_nodes (execution_id, {NODE}) VALUES (:execution_id, :node_id, :iteration, :name, :type, :ending,"
+    " :node_input, :output, :error, :transaction, :chain_id, :node_started, :ended)"
+)
+BEGIN = (
+    "WITH made AS (INSERT INTO runner_executions (execution_id, workflow_id, content_hash, idempotency_key,"
+    " input_hash, input, status, started_unix_ms) VALUES (:execution_id, :workflow_id, :content_hash, :key,"
+    " :input_hash, :input, 'running', :started)"
+    " ON CONFLICT (workflow_id, idempotency_key) DO NOTHING RETURNING execution_id),"
+    " triggered AS (INSERT INTO runner_nodes (execution_id, node_id, iteration, node_name, node_type, ending,"
+    " input, output, started_unix_ms, ended_unix_ms) SELECT execution_id, :node_id, :iteration, :name, :type,"
+    " :ending, :node_input, :output, :node_started, :ended FROM made)"
+    " SELECT execution_id FROM made"
 )
 
 
@@ -140,20 +155,9 @@ class Journal:
             "started": new.started_unix_ms,
         }
         try:
-            async with self.engine.begin() as connection:
-                await connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'"))
-                made = await connection.execute(
-                    text(
-                        "INSERT INTO runner_executions (execution_id, workflow_id, content_hash,"
-                        " idempotency_key, input_hash, input, status, started_unix_ms)"
-                        " VALUES (:execution_id, :workflow_id,"
-                        " :content_hash, :key, :input_hash, :input, 'running', :started)"
-                        " ON CONFLICT (workflow_id, idempotency_key) DO NOTHING RETURNING execution_id"
-                    ),
-                    values,
-                )
+            async with asyncio.timeout(LOCK_WAIT_S), self.engine.begin() as connection:
+                made = await connection.execute(text(BEGIN), values | _values(new.execution_id, trigger))
                 if made.one_or_none() is not None:
-                    await _insert(connection, new.execution_id, trigger)
                     return new, True
                 found = await connection.execute(
                     text(
@@ -163,16 +167,15 @@ class Journal:
                     values,
                 )
                 return _begun(found.one()), False
-        except DBAPIError as locked:
-            if getattr(locked.orig, "sqlstate", None) == "55P03":
-                raise Busy(key) from locked
-            raise
+        except TimeoutError as locked:
+            raise Busy(key) from locked
 
     async def record(self, execution_id: str, entries: Sequence[Entry], end: End | None = None) -> None:
         """What became of some nodes, and of the whole when it is over; what stands there already stays."""
         async with self.engine.begin() as connection:
-            for entry in entries:
-                await _insert(connection, execution_id, entry)
+            if entries:
+                rows = [_values(execution_id, entry) for entry in entries]
+                await connection.execute(text(f"INSERT INTO {NODES} ON CONFLICT DO NOTHING"), rows)
             if end is not None:
                 await connection.execute(
                     text(
@@ -223,30 +226,22 @@ class Journal:
             return [_begun(row) for row in rows]
 
 
-async def _insert(connection: AsyncConnection, execution_id: str, entry: Entry) -> None:
-    await connection.execute(
-        text(
-            f"INSERT INTO runner_nodes (execution_id, {NODE})"
-            " VALUES (:execution_id, :node_id, :iteration, :name, :type, :ending, :input,"
-            " :output, :error, :transaction, :chain_id, :started, :ended)"
-            " ON CONFLICT DO NOTHING"
-        ),
-        {
-            "execution_id": execution_id,
-            "node_id": entry.node_id,
-            "iteration": entry.iteration,
-            "name": entry.name,
-            "type": entry.type,
-            "ending": entry.ending.value,
-            "input": _json(entry.input),
-            "output": _json(entry.output),
-            "error": _plain(entry.error),
-            "transaction": entry.transaction,
-            "chain_id": entry.chain_id,
-            "started": entry.started_unix_ms,
-            "ended": entry.ended_unix_ms,
-        },
-    )
+def _values(execution_id: str, entry: Entry) -> dict[str, Any]:
+    return {
+        "execution_id": execution_id,
+        "node_id": entry.node_id,
+        "iteration": entry.iteration,
+        "name": entry.name,
+        "type": entry.type,
+        "ending": entry.ending.value,
+        "node_input": _json(entry.input),
+        "output": _json(entry.output),
+        "error": _plain(entry.error),
+        "transaction": entry.transaction,
+        "chain_id": entry.chain_id,
+        "node_started": entry.started_unix_ms,
+        "ended": entry.ended_unix_ms,
+    }
 
 
 def _begun(row: Any) -> Begun:

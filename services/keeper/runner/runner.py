@@ -11,7 +11,8 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import httpx
@@ -66,7 +67,8 @@ class Runner:
         self._http = httpx.AsyncClient(trust_env=False, follow_redirects=False)
         self._means = Means(engine, self._http, rpc, network, sender, http_allowed, signing, deliveries)
         self._graphs: dict[tuple[str, str], Graph] = {}
-        self._driving: dict[str, asyncio.Task[None]] = {}
+        self._newest: dict[str, str] = {}
+        self._driving: dict[str, asyncio.Task[RunStatus]] = {}
         self._closed = False
 
     async def resume(self) -> int:
@@ -96,10 +98,11 @@ class Runner:
             raise BackendRefused("invalid_input", str(wrong), status=400) from wrong
         workflow_id = "wf_" + hashlib.sha256(found.name.encode()).hexdigest()[:24]
         hashed = content_hash(definition)
-        if (workflow_id, hashed) not in self._graphs or await self._newest_hash(workflow_id) != hashed:
+        if self._newest.get(workflow_id) != hashed:
             with _database():
                 await self._journal.keep(workflow_id, found.name, hashed, definition)
             self._graphs[workflow_id, hashed] = graph
+            self._newest[workflow_id] = hashed
         return workflow_id
 
     async def execute(self, workflow_id: str, input: Mapping[str, Any], idempotency_key: str) -> str:
@@ -114,29 +117,27 @@ class Runner:
             raise BackendRefused("invalid_input", "an idempotency key has 1 to 255 characters", status=400)
         if self._closed:
             raise BackendAway("the runner is closed")
-        with _database():
-            newest = await self._journal.newest(workflow_id)
-        if newest is None:
-            raise BackendRefused("not_found", f"no workflow {workflow_id}", status=404)
-        graph = await self._graph(workflow_id, newest[0])
+        newest = await self._newest_of(workflow_id)
+        graph = await self._graph(workflow_id, newest)
         trigger = graph.workflow.trigger
         if trigger.data.config["triggerType"] not in STARTED_HERE:
             kind = trigger.data.config["triggerType"]
             raise BackendRefused("invalid_input", f"this runner starts nothing by {kind}", status=400)
         now = time.time_ns() // 1_000_000
-        new = Begun(f"exec_{ULID()}", workflow_id, newest[0], hashed, given, "running", now)
+        new = Begun(f"exec_{ULID()}", workflow_id, newest, hashed, given, "running", now)
+        entry = trigger_entry(trigger, given, now)
         try:
             with _database():
-                begun, ours = await self._journal.begin(
-                    new, idempotency_key, trigger_entry(trigger, given, now)
-                )
+                begun, ours = await self._journal.begin(new, idempotency_key, entry)
         except Busy as busy:
             why = f"another request with the key {idempotency_key} is being taken"
             raise BackendRefused("idempotency_in_progress", why, status=409, retryable=True) from busy
         if begun.input_hash != hashed:
             why = f"the key {idempotency_key} was used with another input by {begun.execution_id}"
             raise BackendRefused("idempotency_conflict", why, status=409)
-        if ours or (begun.status == "running" and begun.execution_id not in self._driving):
+        if ours:
+            self._drive(begun, [entry])
+        elif begun.status == "running" and begun.execution_id not in self._driving:
             self._drive(begun)
         return begun.execution_id
 
@@ -151,6 +152,8 @@ class Runner:
         task = self._driving.get(execution_id)
         if task is not None:
             await asyncio.wait({task}, timeout=within_s)
+            if task.done() and not task.cancelled():
+                return task.result()
         while not (found := await self.status(execution_id)).completed and time.monotonic() < deadline:
             await asyncio.sleep(min(POLL_S, max(0.0, deadline - time.monotonic())))
         return found
@@ -180,26 +183,32 @@ class Runner:
             except ChainAway as away:
                 raise BackendAway(str(away)) from away
 
-    def _drive(self, begun: Begun) -> None:
-        task = asyncio.create_task(self._keep_driving(begun), name=begun.execution_id)
+    def _drive(self, begun: Begun, kept: Sequence[Entry] = ()) -> None:
+        """`kept`: what the journal has of it, when that is known."""
+        task = asyncio.create_task(self._keep_driving(begun, kept), name=begun.execution_id)
         self._driving[begun.execution_id] = task
         task.add_done_callback(lambda _: self._driving.pop(begun.execution_id, None))
 
-    async def _keep_driving(self, begun: Begun) -> None:
+    async def _keep_driving(self, begun: Begun, kept: Sequence[Entry]) -> RunStatus:
         """Until it has ended. What is not the workflow's own failure is tried again, from the journal."""
         pause_s = FIRST_PAUSE_S
         while True:
             try:
                 graph = await self._graph(begun.workflow_id, begun.content_hash)
-                kept = await self._journal.entries(begun.execution_id)
-                by_step = {(entry.node_id, entry.iteration): entry for entry in kept[begun.execution_id]}
-                end = await Execution(begun, graph, self._journal, self._means, by_step).drive()
+                again = not kept
+                if again:
+                    kept = (await self._journal.entries(begun.execution_id))[begun.execution_id]
+                by_step = {(entry.node_id, entry.iteration): entry for entry in kept}
+                execution = Execution(begun, graph, self._journal, self._means, by_step, again)
+                end = await execution.drive()
                 log.info("execution_ended", execution_id=begun.execution_id, status=end.status, why=end.error)
-                return
+                ended = replace(begun, status=end.status, output=end.output, error=end.error)
+                return _status(ended, [*execution.kept.values()])
             except DATABASE_AWAY as away:
                 log.warning("execution_delayed", execution_id=begun.execution_id, why=str(away)[:200])
             except Exception:
                 log.exception("execution_delayed", execution_id=begun.execution_id)
+            kept = ()
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
@@ -211,10 +220,16 @@ class Runner:
             self._graphs[workflow_id, hashed] = known
         return known
 
-    async def _newest_hash(self, workflow_id: str) -> str | None:
-        with _database():
-            newest = await self._journal.newest(workflow_id)
-        return newest and newest[0]
+    async def _newest_of(self, workflow_id: str) -> str:
+        """The content that this process was given last, else the one that the journal was."""
+        known = self._newest.get(workflow_id)
+        if known is None:
+            with _database():
+                found = await self._journal.newest(workflow_id)
+            if found is None:
+                raise BackendRefused("not_found", f"no workflow {workflow_id}", status=404)
+            known = self._newest[workflow_id] = found[0]
+        return known
 
     async def _begun(self, execution_id: str) -> Begun:
         found = await self._journal.execution(execution_id)

@@ -15,13 +15,17 @@ from services.chain.sender import Sender
 
 @dataclass(frozen=True)
 class Step:
-    """`config` is filled in. The same node of the same execution and iteration is always the same step."""
+    """`config` is filled in. The same node of the same execution and iteration is always the same step.
+
+    `again`: another process may have begun it before.
+    """
 
     workflow_id: str
     execution_id: str
     node_id: str
     iteration: str
     config: Mapping[str, Any]
+    again: bool = True
 
     @property
     def key(self) -> str:

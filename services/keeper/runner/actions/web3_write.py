@@ -76,11 +76,16 @@ async def _sent(step: Step, means: Means, wanted_by: Callable[[Step], Wanted]) -
     sender = means.sender
     if chain is None or sender is None:
         return failure(f"this runner sends nothing on network {step.said('network') or 'of no name'}")
+    again = step.again
     while True:
-        entry = await patiently(lambda: sender.known(step.key))
+        entry = await patiently(lambda: sender.known(step.key)) if again else None
+        again = True
         if entry is None:
             try:
                 wanted = wanted_by(step)
+            except Exception as wrong:  # whatever a configuration can hold: nothing was asked of the chain
+                return failure(str(wrong) or type(wrong).__name__, errorClass="not_sent")
+            try:
                 entry = await sender.submit(
                     step.key,
                     wanted.to,
@@ -91,7 +96,7 @@ async def _sent(step: Step, means: Means, wanted_by: Callable[[Step], Wanted]) -
                 )
             except CallReverted as refused:
                 return _reverted(revert.named(refused.data), chain.network.chain_id, None)
-            except (ArgumentsInvalid, GasAboveCap, SendRefused, RpcRefused) as refused:
+            except (GasAboveCap, SendRefused, RpcRefused) as refused:
                 return failure(str(refused), errorClass="not_sent")
             except ChainAway as away:
                 log.warning("chain_away", step=step.key, why=str(away))
