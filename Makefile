@@ -4,7 +4,7 @@ VENV := .venv/bin
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help setup demo up down test test-long check go-check contracts-check search bench lock clean
+.PHONY: help setup demo up down test test-long check go-check contracts-check upstream-check search bench lock clean
 
 help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,8 +33,11 @@ go-check: setup ## go vet and go test of the mesh node
 contracts-check: setup ## forge: format, lint, tests, gas as committed
 	@cd contracts && ../bin/forge fmt --check && ../bin/forge lint src --deny warnings && ../bin/forge test
 
+upstream-check: setup ## the plugins offered to KeeperHub: types and vitest
+	@$(VENV)/python -m services.stack.upstream_checks
+
 test: setup ## the checks, then every test that is not marked long (<= 10 minutes on 2 cores)
-	@$(MAKE) --no-print-directory -j 2 check go-check contracts-check
+	@$(MAKE) --no-print-directory -j 2 check go-check contracts-check upstream-check
 	@$(VENV)/pytest -m "not long" -n 2 --dist loadscope || $(AGAIN)
 
 test-long: setup ## chaos, long property runs, kill points with real processes (<= 30 minutes)

@@ -1,0 +1,6 @@
+declare namespace JSX {
+  type Element = unknown;
+  interface IntrinsicElements {
+    [name: string]: Record<string, unknown>;
+  }
+}
