@@ -13,6 +13,10 @@ from services.chain.networks import Network, network_of
 from services.chain.rpc import Log, Rpc
 
 FACTORY = "SessionEscrowFactory"
+COALITIONS = "CoalitionFactory"
+BOND_EVENTS = (
+    "Bonded", "BondWithdrawn", "ClaimOpened", "Disputed", "Ruled", "ClaimCancelled", "Slashed", "PaymentHeld",
+)  # fmt: skip
 ADDRESSES_AT_ONCE = 200
 RECEIVED = "getTotalAmountReceivedByMember(address)"
 
@@ -35,8 +39,29 @@ async def evidence_of(rpc: Rpc, manifest: Manifest) -> ChainEvidence:
     for gda_pool, member in members:
         answer = await rpc.call(gda_pool, abi.call(RECEIVED, member), reading.head)
         totals[f"{gda_pool}/{member}"] = str(abi.decode(("uint256",), answer)[0])
-    entries = (*made, *own, *held, *ours, *units, *transfers)
-    return ChainEvidence(factory, usdc, gda, await reading.time_of(reading.head), entries, totals)
+    proposers = [manifest.at(COALITIONS)] if COALITIONS in manifest.contracts else []
+    proposed = await reading.entries(proposers, ["CoalitionProposed"])
+    named = {entry.text("coalition") for entry in decoded((*made, *proposed))} - {NOBODY}
+    bonded = await reading.entries(sorted(named), BOND_EVENTS)
+    bonds, balances = await _bonds(rpc, usdc, bonded, reading.head)
+    entries = (*made, *own, *held, *ours, *units, *transfers, *bonded)
+    head_unix_s = await reading.time_of(reading.head)
+    return ChainEvidence(factory, usdc, gda, head_unix_s, entries, totals, bonds, balances)
+
+
+async def _bonds(
+    rpc: Rpc, usdc: str, bonded: Iterable[Raw], head: int
+) -> tuple[dict[str, int], dict[str, int]]:
+    """By the coalitions' own view and by the token: "coalition/operator" and coalition -> micro-USDC."""
+    holders = {(entry.address, entry.text("operator")) for entry in decoded(bonded) if entry.name == "Bonded"}
+    bonds, balances = {}, {}
+    for coalition, operator in sorted(holders):
+        answer = await rpc.call(coalition, abi.call("bondOf(address)", operator), head)
+        bonds[f"{coalition}/{operator}"] = int(abi.decode(("uint256",), answer)[0])
+    for coalition in sorted({address for address, _ in holders}):
+        answer = await rpc.call(usdc, abi.call("balanceOf(address)", coalition), head)
+        balances[coalition] = int(abi.decode(("uint256",), answer)[0])
+    return bonds, balances
 
 
 NOBODY = "0x" + "0" * 40

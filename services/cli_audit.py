@@ -88,6 +88,10 @@ def money(
             f"{report.sessions} sessions, {report.billed_seconds} seconds, {report.operators} operators, "
             f"{_usdc(report.usdc_in_wei)} USDC in, {_usdc(report.usdc_out_wei)} USDC out"
         )
+        print(
+            f"{report.slashes} slashes, {_usdc(report.slashed_wei)} USDC out of bonds, "
+            f"{_usdc(report.compensated_wei)} of it to payers; {_usdc(report.bonds_wei)} USDC in bonds"
+        )
         if report.empty:
             print(f"nothing to audit: {', '.join(report.empty)} is zero")
         print("compared with the read model" if compared else "no read model to compare with")

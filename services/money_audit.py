@@ -5,6 +5,7 @@ from pathlib import Path
 from psycopg import sql
 
 from events.envelope import decode_commit
+from events.shares import WEI_PER_MICRO
 from services import bus, generations
 from services.auditor.money import ChainEvidence, MoneyAudit, MoneyReport
 from services.chain import manifest as manifests
@@ -18,6 +19,7 @@ LEDGER = (
     "SELECT session_id, kind, coalesce(account, ''), sum(amount_wei) FROM {}"
     " GROUP BY session_id, kind, account"
 )
+SLASHES = "SELECT id, to_payer_micro, to_treasury_micro FROM {} WHERE to_payer_micro IS NOT NULL"
 Ledger = dict[tuple[str, str, str], int]
 
 
@@ -70,4 +72,10 @@ async def _ledger(settings: Settings) -> tuple[int, Ledger | None]:
             return 0, None
         statement = sql.SQL(LEDGER).format(sql.Identifier(at.schema, "ledger"))
         rows = await (await connection.execute(statement)).fetchall()
-    return at.sequence, {(session, kind, account): int(amount) for session, kind, account, amount in rows}
+        statement = sql.SQL(SLASHES).format(sql.Identifier(at.schema, "slashes"))
+        paid = await (await connection.execute(statement)).fetchall()
+    found = {(session, kind, account): int(amount) for session, kind, account, amount in rows}
+    for slash_id, to_payer, to_treasury in paid:
+        found[slash_id, "compensation", ""] = int(to_payer) * WEI_PER_MICRO
+        found[slash_id, "treasury", ""] = int(to_treasury) * WEI_PER_MICRO
+    return at.sequence, found

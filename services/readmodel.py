@@ -195,7 +195,7 @@ class ReadModel:
             return await _all(connection, chosen.order_by(entries.c.position, entries.c.entry))
 
     async def accounts(self, limit: int) -> dict[str, list[Row]]:
-        """Sums over all sessions, the largest first: what operators received, payers paid and got back."""
+        """Sums of everything, the largest first: what operators received and lost, payers paid and got."""
         entries, paying = _TABLES["ledger"].c, _TABLES["sessions"].c
         sessions = func.count(distinct(entries.session_id)).label("sessions")
 
@@ -210,9 +210,20 @@ class ReadModel:
                 paying.payer.label("account"), total("voucher"), total("refund"), total("penalty"), sessions
             ).join(_TABLES["sessions"], paying.id == entries.session_id)
             payers = paid.group_by(paying.payer).order_by(total("voucher").desc(), paying.payer)
+            cases = _TABLES["slashes"].c
+            lost = func.sum(cases.to_payer_micro + cases.to_treasury_micro).label("slashed_micro")
+            got = func.sum(cases.to_payer_micro).label("compensated_micro")
+            count = func.count().label("slashes")
+            executed = cases.to_payer_micro.is_not(None)
+            slashed = select(cases.operator.label("account"), lost, count).where(executed)
+            slashed = slashed.group_by(cases.operator).order_by(lost.desc(), cases.operator)
+            compensated = select(cases.payer.label("account"), got, count).where(executed)
+            compensated = compensated.group_by(cases.payer).order_by(got.desc(), cases.payer)
             return {
                 "operators": await _all(connection, operators.limit(limit)),
                 "payers": await _all(connection, payers.limit(limit)),
+                "slashed": await _all(connection, slashed.limit(limit)),
+                "compensated": await _all(connection, compensated.limit(limit)),
             }
 
     async def run(self, run_id: str) -> Row | None:

@@ -61,6 +61,17 @@ _SIGNATURES = (
     "Closed(uint64 ended, uint256 spent, uint256 refund, uint256 dust)",
     "RefundPaid(address indexed payer, uint256 micro)",
     "RefundHeld(address indexed payer, uint256 micro)",
+    "CoalitionProposed(bytes32 indexed salt, address indexed coalition, address indexed proposer)",
+    "Bonded(address indexed operator, uint256 amount, uint256 total)",
+    "BondWithdrawn(address indexed operator, uint256 amount)",
+    "ClaimOpened(uint256 indexed claim_id, address indexed session, address indexed operator, uint8 kind, "
+    "uint256 amount, bytes32 evidence_hash, uint64 executable_at)",
+    "Disputed(uint256 indexed claim_id, uint256 counter_bond, uint64 rule_by)",
+    "Ruled(uint256 indexed claim_id, bool upheld)",
+    "ClaimCancelled(uint256 indexed claim_id)",
+    "Slashed(uint256 indexed claim_id, address indexed operator, address indexed payer, uint256 to_payer, "
+    "uint256 to_treasury)",
+    "PaymentHeld(address indexed to, uint256 amount)",
     "Transfer(address indexed source, address indexed target, uint256 value)",
     "AuthorizationUsed(address indexed authorizer, bytes32 indexed nonce)",
     "MemberUnitsUpdated(address indexed token, address indexed member, uint128 old_units, uint128 new_units)",

@@ -11,6 +11,9 @@ import msgspec
 
 from events import payment, session, stream
 from events.envelope import Recorded
+from events.shares import WEI_PER_MICRO
+from services.auditor import bonds
+from services.auditor.bonds import BondAudit, BondStory
 from services.auditor.chain_log import Raw
 from services.auditor.money_chain import ChainStory, Change, EscrowStory
 
@@ -20,7 +23,8 @@ _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 class ChainEvidence(msgspec.Struct, frozen=True):
     """What a chain showed at one block, whose time is `head_unix_s`. Addresses in any case.
 
-    `member_totals`: "gda_pool/member" -> wei received, by the pool's own view.
+    `member_totals`: "gda_pool/member" -> wei received, by the pool's own view. `bonds`:
+    "coalition/operator" -> micro-USDC by the coalition's; `balances`: coalition -> micro-USDC by the token's.
     """
 
     factory: str
@@ -29,6 +33,8 @@ class ChainEvidence(msgspec.Struct, frozen=True):
     head_unix_s: int
     entries: tuple[Raw, ...]
     member_totals: dict[str, str]
+    bonds: dict[str, int] = {}
+    balances: dict[str, int] = {}
 
 
 class SessionLine(msgspec.Struct, frozen=True):
@@ -54,7 +60,10 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class MoneyReport(msgspec.Struct, frozen=True):
-    """`wei_drift` sums every difference. Sound: no finding, and there was something to audit."""
+    """`wei_drift` sums every difference. Sound: no finding, and there was something to audit.
+
+    `slashed_wei` left bonds, `compensated_wei` of it for payers; `bonds_wei` is still held.
+    """
 
     sessions: int
     settled: int
@@ -62,6 +71,10 @@ class MoneyReport(msgspec.Struct, frozen=True):
     operators: int
     usdc_in_wei: str
     usdc_out_wei: str
+    bonds_wei: str
+    slashes: int
+    slashed_wei: str
+    compensated_wei: str
     wei_drift: str
     empty: tuple[str, ...]
     lines: tuple[SessionLine, ...]
@@ -113,8 +126,13 @@ class MoneyAudit:
         self._told: dict[str, _Told] = {}
         self._projected: dict[str, _Told] = {}
         self._findings: list[Finding] = []
+        self._bonds = BondAudit()
+        self._projected_bonds = BondAudit()
 
     def take(self, recorded: Recorded) -> None:
+        self._bonds.take(recorded)
+        if self._ledger_sequence is None or recorded.sequence <= self._ledger_sequence:
+            self._projected_bonds.take(recorded)
         if recorded.kind in ("session", "stream"):
             key, upto = recorded.aggregate_id, self._ledger_sequence
             self._told.setdefault(key, _Told(key)).take(recorded.event)
@@ -141,10 +159,15 @@ class MoneyAudit:
         for address, told in sorted(by_escrow.items()):
             self._compare(told, chain.escrows.get(address), evidence)
         self._compare_totals(chain, evidence)
+        coalitions = bonds.stories(evidence.entries, evidence.usdc, self._bonds.coalitions)
+        said = self._bonds.findings(coalitions, chain.escrows, evidence.bonds, evidence.balances)
+        for wrong in said:
+            named = by_escrow[wrong.subject].session_id if wrong.subject in by_escrow else wrong.subject
+            self._find(named, wrong.code, wrong.detail, wrong.micro * WEI_PER_MICRO)
         if ledger is not None:
             self._compare_ledger(ledger)
         lines = tuple(self._line(told, chain.escrows.get(_escrow(told))) for told in paid.values())
-        return self._sum_up(chain, lines)
+        return self._sum_up(chain, lines, coalitions)
 
     def _find(self, session_id: str, code: str, detail: str, wei: int = 0) -> None:
         self._findings.append(Finding(session_id, code, detail, str(abs(wei))))
@@ -256,6 +279,9 @@ class MoneyAudit:
                     expected[key, "refund", ""] += int(fact.refund_wei)
                 if isinstance(fact, stream.Liquidated):
                     expected[key, "penalty", ""] += int(fact.penalty_wei)
+        for slash_id, to_payer, elsewhere in self._projected_bonds.payouts():
+            expected[slash_id, "compensation", ""] += to_payer * WEI_PER_MICRO
+            expected[slash_id, "treasury", ""] += elsewhere * WEI_PER_MICRO
         found = {(key, kind, account.lower()): wei for (key, kind, account), wei in ledger.items()}
         for entry in sorted(expected.keys() | found.keys()):
             what = f"{entry[1]} {entry[2]} in the read model"
@@ -273,7 +299,10 @@ class MoneyAudit:
         amounts = (str(story.funded_wei), str(story.spent_wei), str(story.refund_wei))
         return SessionLine(told.session_id, state, *amounts, story.billed_seconds, len(story.changes), own)
 
-    def _sum_up(self, chain: ChainStory, lines: tuple[SessionLine, ...]) -> MoneyReport:
+    def _sum_up(
+        self, chain: ChainStory, lines: tuple[SessionLine, ...], coalitions: Mapping[str, BondStory]
+    ) -> MoneyReport:
+        slashes = list(self._bonds.payouts())
         operators = {member for (_, member), wei in chain.received.items() if wei}
         usdc_in = sum(story.funded_wei for story in chain.escrows.values())
         usdc_out = sum(chain.received.values()) + sum(story.refund_wei for story in chain.escrows.values())
@@ -292,6 +321,10 @@ class MoneyAudit:
             operators=len(operators),
             usdc_in_wei=str(usdc_in),
             usdc_out_wei=str(usdc_out),
+            bonds_wei=str(sum(story.held_micro for story in coalitions.values()) * WEI_PER_MICRO),
+            slashes=len(slashes),
+            slashed_wei=str(sum(to_payer + rest for _, to_payer, rest in slashes) * WEI_PER_MICRO),
+            compensated_wei=str(sum(to_payer for _, to_payer, _ in slashes) * WEI_PER_MICRO),
             wei_drift=str(sum(int(item.wei) for item in self._findings)),
             empty=tuple(name for name, count in counts.items() if not count),
             lines=lines,

@@ -18,7 +18,10 @@ router = APIRouter(tags=["Ledger"])
 async def ledger(
     here: Here, _: Operator, limit: Annotated[int, Query(ge=1, le=1000, description="of each list")] = 100
 ) -> dict[str, Any]:
-    """The largest sums first. What a reorg took back is not in them."""
+    """The largest sums first. What a reorg took back is not in them.
+
+    `slashed`: what left operators' bonds; `compensated`: what of it went to payers (micro-USDC).
+    """
     return await here.rows.accounts(limit)
 
 

@@ -27,7 +27,7 @@ async def test_the_demo_proves_its_claims_and_leaves_nothing_behind(tmp_path: Pa
     assert child.returncode == 0, told
     assert "all claims hold" in told
     assert "FALSE" not in told
-    assert told.count("  true  ") == 16, told
+    assert told.count("  true  ") == 20, told
     assert "wei_drift 0\n" in told
     record = register.read(tmp_path / "demo")
     assert record.phase == "stopped"

@@ -10,7 +10,9 @@ from events.chain import ChainRef
 from events.claim import Cancelled, Executed
 from events.ids import slash_id_of
 from events.slash import EvidenceAdded, Reported, Slash
+from services.auditor.money import audit_money
 from services.chain.rpc import CallReverted
+from services.chain_evidence import evidence_of
 from services.typed_data import sign_typed
 from services.verifier.attesting import breach_typed
 from tests.aggregates import proposed, shard, ulid
@@ -27,6 +29,7 @@ from tests.coalition_chain import (
     SHARES,
     CoalitionChain,
 )
+from tests.contract.keeper.bond_lies import LIES, SlashBooks
 from tests.keeping import House, house, now_ms
 from tests.paid_chain import RATE, PaidSession
 
@@ -154,7 +157,20 @@ async def test_a_quorum_stops_the_stream_and_after_the_window_the_payer_is_paid_
             for item in runs
             if isinstance(item.event, workflow.Requested) and item.event.subject_id == slash_id
         ] == [("claim", 1), ("execute", 1)]
-        await here.sound()
+        report = await here.sound()
+        assert (report.slashes, report.slashed_wei) == (1, str(STALL * 10**12))
+        assert report.compensated_wei == str(executed.to_payer_micro * 10**12)
+        assert report.bonds_wei == str((2 * BOND_MICRO - STALL) * 10**12)
+        evidence = await evidence_of(chain.rpc, chain.manifest)
+        history = await here.history()
+        for name, lie in LIES.items():
+            books = SlashBooks(list(history), evidence, chain.coalition, chain.payer.address)
+            lie(books)
+            found = audit_money(books.log, books.evidence)
+            assert not found.sound, name
+            named = {item.session for item in found.findings}
+            assert named <= {key, chain.coalition.lower()}, (name, found.findings)
+            assert named, name
 
 
 async def test_two_of_five_open_no_claim() -> None:
