@@ -237,6 +237,16 @@ webhook_tokens = Table(
 )
 """Capabilities that have told the truth about this event: they tell nothing about it any more."""
 
+webhook_grants = Table(
+    "webhook_grants",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("secret", Text, nullable=False),
+    Column("granted_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+"""Where each run calls back to and its capability, which lives for a quarter of an hour."""
+
 webhook_deliveries = Table(
     "webhook_deliveries",
     metadata,

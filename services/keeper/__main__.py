@@ -28,6 +28,7 @@ from services.keeper.entries import Reading
 from services.keeper.executor import AWAY, Executor
 from services.keeper.following import Following
 from services.keeper.forgetting import forget_old
+from services.keeper.grants import Grants
 from services.keeper.hinted import Hinted
 from services.keeper.inbox import Inbox
 from services.keeper.orphans import close_orphans
@@ -89,7 +90,7 @@ async def work(
     usdc = Contract(artifact("MockUSDC"), manifest.at("USDC"))
     rpc, network = reading.rpc, reading.network
     sender = Sender(rpc, network, key, engine)
-    deliveries = Deliveries(engine)
+    deliveries, grants = Deliveries(engine), Grants(engine, callbacks)
     runner = Runner(
         engine,
         rpc=rpc,
@@ -100,7 +101,7 @@ async def work(
         deliveries=deliveries,
     )
     backend = backend_of(settings, runner, network.chain_id)
-    runs = Runs(events, following, backend, rpc, network.chain_id, callbacks.input)
+    runs = Runs(events, following, backend, rpc, network.chain_id, grants.input)
     executor = Executor(events, following, reader, sender, runs, factory, usdc, Vouchers(engine).of)
     claims = ClaimReader(reading, events, following)
     breaches = Breaches(following, claims, runs, rpc)
@@ -110,7 +111,7 @@ async def work(
             works.create_task(following.follow(events), name="log")
             works.create_task(_after_log(following, reader.read_forever()), name="chain")
             works.create_task(runs.reconcile(), name="runs")
-            works.create_task(forget_old(Inbox(engine), deliveries), name="forgetting")
+            works.create_task(forget_old(Inbox(engine), deliveries, grants), name="forgetting")
             works.create_task(executor.run(), name="executor")
             works.create_task(executor.tend(), name="tend")
             works.create_task(_orphans(executor), name="orphans")

@@ -1,4 +1,4 @@
-"""Callbacks and deliveries that are old enough are forgotten. Knows neither's content."""
+"""Callbacks, deliveries and grants that are old enough are forgotten. Knows the content of none."""
 
 import asyncio
 
@@ -6,6 +6,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.keeper.deliveries import Deliveries
+from services.keeper.grants import Grants
 from services.keeper.inbox import Inbox
 
 EVERY_S = 3600.0
@@ -13,12 +14,13 @@ EVERY_S = 3600.0
 log = structlog.get_logger("forgetting")
 
 
-async def forget_old(inbox: Inbox, deliveries: Deliveries) -> None:
+async def forget_old(inbox: Inbox, deliveries: Deliveries, grants: Grants) -> None:
     """Forever, once an hour. A database that is away is asked again an hour later."""
     while True:
         try:
             await inbox.prune()
             await deliveries.prune()
+            await grants.prune()
         except (SQLAlchemyError, OSError) as away:
             log.warning("forgetting_delayed", why=str(away)[:200])
         await asyncio.sleep(EVERY_S)

@@ -6,7 +6,7 @@ on with, under the same key. What a run did to money is not concluded here: see 
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -33,7 +33,7 @@ TRANSACTIONLESS = "transaction_missing"
 
 log = structlog.get_logger("runs")
 
-CallbackInput = Callable[[str, Requested, int], Mapping[str, str]]
+CallbackInput = Callable[[str, Requested, int], Awaitable[Mapping[str, str]]]
 """What a run's trigger gets besides what was asked, by (run id, what was asked, when in unix ms).
 
 Always the same for the same run, since a backend compares inputs under one key.
@@ -151,7 +151,7 @@ class Runs:
         if name not in self._workflow_ids:
             self._workflow_ids[name] = await self.backend.ensure_workflow(definition_of(name))
         at_unix_ms = self.following.asked_unix_ms.get(run_id) or await self._asked_at(run_id)
-        callback = self.callback(run_id, requested, at_unix_ms)
+        callback = await self.callback(run_id, requested, at_unix_ms)
         whole = {**requested.input, "run_key": run_id, **callback}
         execution_id = await self.backend.execute(self._workflow_ids[name], whole, run_key(run_id))
         accepted = workflow.Accepted(self.backend.name, execution_id)

@@ -27,7 +27,7 @@ from services import bus
 from services.credentials import engine_of
 from services.handle import handle
 from services.keeper.capability import LIFE_S, capability
-from services.keeper.hook_secret import HookSecret, key_id_of
+from services.keeper.hook_secret import FILE, FILE_BEFORE, HookSecret, key_id_of
 from services.keeper.inbox import MOST_TALES, Hint, Inbox
 from services.keeper.signature import sign
 from services.log import EventLog, Writer
@@ -121,11 +121,17 @@ def told(run_id: str, event: str = "stream_started", tx_hash: str = "0x" + "ab" 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    async with house(tmp_path_factory.mktemp("webhooks")) as built:
+    async with house(tmp_path_factory.mktemp("webhooks"), gateway=False) as built:
+        before = HookSecret.of(built.nats.settings).key
+        keys = built.nats.settings.state_dir / "keys"
+        (keys / FILE).rename(keys / FILE_BEFORE)
+        await built.start_gateway()
         client = await bus.connect(built.nats.settings, "keeper")
         engine = engine_of(built.database_url)
         events = await EventLog.open(client, Writer.load(built.nats.settings.seeds_dir / "keeper.nk"))
-        yield World(built, HookSecret.of(built.nats.settings), events, Inbox(engine, poll_s=0.2))
+        secret = HookSecret.of(built.nats.settings)
+        assert (secret.previous, secret.key != before) == (before, True)
+        yield World(built, secret, events, Inbox(engine, poll_s=0.2))
         await engine.dispose()
         await bus.close(client)
 
@@ -144,6 +150,14 @@ async def test_a_signed_callback_is_kept_once_however_often_it_comes(world: Worl
     assert await world.hints_of(run_id) == []
     late = await world.post(body, world.signed(body, delivery="d-ten"))
     assert late.json() == {"received": True, "duplicate": True}
+
+
+async def test_the_key_before_is_taken_while_keys_rotate(world: World) -> None:
+    run_id = await world.run()
+    body = told(run_id)
+    assert world.secret.previous is not None
+    answer = await world.post(body, world.signed(body, key=world.secret.previous))
+    assert (answer.status_code, answer.json()) == (200, {"received": True})
 
 
 async def test_ten_at_the_same_moment_are_one(world: World) -> None:

@@ -6,6 +6,11 @@ from events import stream, workflow
 from events.envelope import Recorded
 from events.ids import run_command_id, run_id_of, run_key
 from services.handle import handle
+from services.keeper.callbacks import Callbacks
+from services.keeper.definitions import definition_of
+from services.keeper.grants import Grants
+from services.keeper.hook_secret import FILE, FILE_BEFORE
+from services.keeper.runner.runner import Runner
 from tests.aggregates import cause
 from tests.keeping import House, house, now_ms
 
@@ -66,6 +71,29 @@ async def test_a_run_that_another_asked_for_is_carried_out_and_a_second_attempt_
             assert isinstance(run.ended, workflow.Failed)
             assert (run.ended.code, run.ended.retryable) == ("too_many_active", False)
             assert run.ended.transactions == ()
+
+
+async def test_a_run_is_told_the_same_about_calling_back_after_the_key_and_the_address_have_changed() -> None:
+    """Its execution stands at the backend already; the keeper that sent it there died before it said so."""
+    async with house() as here:
+        key, paid = await here.pay(702)
+        run_id = await asks(here, key, paid.escrow, 1)
+        history = await here.around.log.history("workflow", run_id)
+        requested, at_unix_ms = history.recorded[0].event, history.recorded[0].time_unix_ms
+        assert isinstance(requested, workflow.Requested)
+        old = Callbacks.of(here.around.settings.model_copy(update={"gateway_url": "http://127.0.0.1:9"}))
+        told = await Grants(here.engine, old).input(run_id, requested, at_unix_ms)
+        dying = Runner(here.engine)
+        workflow_id = await dying.ensure_workflow(definition_of(requested.workflow))
+        whole = {**requested.input, "run_key": run_id, **told}
+        execution_id = await dying.execute(workflow_id, whole, run_key(run_id))
+        await dying.close()
+        keys = here.around.settings.state_dir / "keys"
+        (keys / FILE).rename(keys / FILE_BEFORE)
+        async with here.keeping():
+            run = await here.until("workflow", run_id, lambda state: state.ended is not None)
+        assert run.accepted.execution_id == execution_id
+        assert run.ended.code != "idempotency_conflict"
 
 
 async def asks(here: House, key: str, escrow: str, attempt: int) -> str:
