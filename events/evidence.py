@@ -18,8 +18,6 @@ from events.slash import Reported
 
 VERSION = 1
 MAX_BYTES = 256 * 1024
-CLOCK_MS = 1_000
-"""So much later than its schedule a probe may leave an attestor that is busy."""
 Reason = Literal[
     "evidence_altered",
     "evidence_malformed",
@@ -165,7 +163,7 @@ def flaw_of(case: Reported, probes: tuple[Probe, ...]) -> Reason | None:
         return "probes_too_few"
     sent = [probe.sent_unix_ms for probe in probes]
     gaps = [later - earlier for earlier, later in pairwise(sent)]
-    if min(gaps) < 0 or max(gaps) > beat.interval_ms + CLOCK_MS:
+    if min(gaps) < 0 or max(gaps) > beat.gap_ms:
         return "probes_too_sparse"
     if sent[-1] - sent[0] < beat.sla_ms:
         return "probes_too_short"

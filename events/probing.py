@@ -13,16 +13,21 @@ DENSITY = 4
 LONGEST_ANSWER_MS = 2_000
 """How long an attestor waits for an answer; less when probes follow each other faster."""
 
+CLOCK_MS = 1_000
+"""So much later than its schedule a probe may always leave an attestor that is busy."""
+
 
 class Rhythm(msgspec.Struct, frozen=True):
     """What follows from a coalition's terms (milliseconds).
 
     `spacing_ms`: the window over the least number of probes. `sla_ms`: no answer for so long is a breach.
+    `gap_ms`: probes further apart than that show nothing.
     """
 
     spacing_ms: int
     interval_ms: int
     answer_ms: int
+    gap_ms: int
     sla_ms: int
     count: int
 
@@ -33,7 +38,9 @@ def rhythm(least_probes: int, longest_probe_window_s: int) -> Rhythm:
     steps = DENSITY * max(1, least_probes - 1)
     sla_ms = spacing_ms * max(1, least_probes - 1) if least_probes > 1 else spacing_ms // 2
     interval_ms = sla_ms // steps
-    return Rhythm(spacing_ms, interval_ms, min(LONGEST_ANSWER_MS, interval_ms), sla_ms, steps + 1)
+    answer_ms = min(LONGEST_ANSWER_MS, interval_ms)
+    gap_ms = interval_ms + max(interval_ms, CLOCK_MS)
+    return Rhythm(spacing_ms, interval_ms, answer_ms, gap_ms, sla_ms, steps + 1)
 
 
 def moments(case: Reported, start_unix_ms: int) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import time
 from typing import Any, TypeVar
 
 import msgspec
+import structlog
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from nats.errors import Error as NatsError
@@ -28,6 +29,7 @@ from services.verifier.attesting import signed_by, statement_typed, vote_typed
 from services.verifier.judge import judge_case
 from shard_runtime.probes import ProbeAnswered, ProbeAsked, probe_subject
 
+log = structlog.get_logger("gateway")
 router = APIRouter(tags=["Breaches"])
 T = TypeVar("T")
 
@@ -46,7 +48,10 @@ class Probe(BaseModel):
 @router.post("/slashes/{slash_id}/probes", summary="Pass a challenge on to the accused node")
 async def probe(slash_id: SlashId, body: Probe, here: Here, _: Caller) -> dict[str, Any]:
     """`signature` is the node's own, over the challenge: who passes it on can withhold it, not make it."""
-    case = (await known(here, slash_id)).report
+    state = await known(here, slash_id)
+    case, now_ms = state.report, time.time_ns() // 1_000_000
+    if state.stage != "reported" or now_ms > case.at_unix_ms + case.longest_probe_window_s * 1000:
+        raise refusals.VotesClosed("the window of the probes is over")
     if body.attestor.lower() not in {attestor.lower() for attestor in case.attestors}:
         raise refusals.NotAttestor
     asked = msgspec.json.encode(ProbeAsked(body.nonce, body.attestor, body.sent_unix_ms))
@@ -124,7 +129,11 @@ async def _assemble(here: Gateway, slash_id: str) -> str | None:
     state = await known(here, slash_id)
     if state.evidence is not None or len(state.said) < state.report.quorum:
         return None if state.evidence is None else state.evidence.evidence_hash
-    said = [msgspec.json.decode(here.blobs.get(name), type=Statement) for name in state.said.values()]
+    try:
+        said = [msgspec.json.decode(here.blobs.get(name), type=Statement) for name in state.said.values()]
+    except BlobMissing as missing:
+        log.warning("statement_missing", slash_id=slash_id, why=str(missing))
+        return None
     body = assembled(slash_id, state.report, tuple(said))
     judged = judge_case(body, slash_id, state.report)
     if not isinstance(judged, Breach):

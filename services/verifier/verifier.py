@@ -24,6 +24,7 @@ from services.verifier.voting import UNSIGNED, judged, vote_on
 from shard_runtime.probes import ProbeAsked
 
 POLL_S = 1.0
+STATE_AGAIN_POLLS = 10
 PAGE = 200
 PROBED = ("no_show", "stall")
 
@@ -62,6 +63,9 @@ class Verifier:
                     if row["state"] in ("reported", "proven") and row["slash_id"] not in self._attending:
                         task = asyncio.create_task(self._attend(row["slash_id"]))
                         self._attending[row["slash_id"]] = task
+                for task in self._attending.values():
+                    if task.done():
+                        task.result()
                 await asyncio.sleep(POLL_S)
         finally:
             for task in self._attending.values():
@@ -87,7 +91,7 @@ class Verifier:
             log.info("probed", slash_id=slash_id, node_id=case.node_id, found=_said(own))
             if not isinstance(own, str):
                 await self._state(slash_id, case, own)
-        evidence_hash = await self._evidence_of(slash_id, case)
+        evidence_hash = await self._evidence_of(slash_id, case, own)
         if evidence_hash is not None:
             await self._vote(slash_id, case, evidence_hash, own)
 
@@ -115,14 +119,21 @@ class Verifier:
         said = replace(said, signature=sign_typed(self._key, statement_typed(case, said)))
         await self._send(case, f"/slashes/{slash_id}/statements", canonical(said))
 
-    async def _evidence_of(self, slash_id: str, case: Reported) -> str | None:
-        """None when the time for votes is over before there is any."""
+    async def _evidence_of(self, slash_id: str, case: Reported, own: tuple[Probe, ...] | Found) -> str | None:
+        """None when the time for votes is over before there is any.
+
+        What was stated is said again now and then: whoever assembles the evidence may have lost it.
+        """
+        polls = 0
         while self._clock.now_ms() // 1000 <= case.votes_until_unix_s:
             shown = await self._patiently(f"/slashes/{slash_id}")
             if shown["evidence_hash"] is not None:
                 return str(shown["evidence_hash"])
             if shown["stage"] != "reported":
                 return None
+            polls += 1
+            if polls % STATE_AGAIN_POLLS == 0 and not isinstance(own, str):
+                await self._state(slash_id, case, own)
             await asyncio.sleep(POLL_S)
         return None
 
