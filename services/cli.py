@@ -17,6 +17,7 @@ from services import (
     cli_chain,
     cli_chaos,
     cli_facilitator,
+    cli_keeper,
     cli_log,
     cli_network,
     cli_operator,
@@ -182,6 +183,7 @@ cli_audit.register(app)
 cli_chain.register(app)
 cli_chaos.register(app)
 cli_facilitator.register(app)
+cli_keeper.register(app)
 cli_worker.register(app)
 cli_operator.register(app)
 cli_pay.register(app)

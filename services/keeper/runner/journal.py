@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.keeper.runner.graph import Ending
@@ -118,6 +119,17 @@ class Journal:
                     "definition": _json(definition),
                 },
             )
+
+    async def remove(self, workflow_id: str) -> bool:
+        """False when an execution began with it."""
+        try:
+            async with self.engine.begin() as connection:
+                await connection.execute(
+                    text("DELETE FROM runner_workflows WHERE workflow_id = :id"), {"id": workflow_id}
+                )
+        except IntegrityError:
+            return False
+        return True
 
     async def newest(self, workflow_id: str) -> tuple[str, Any] | None:
         """The content hash and definition that a new execution begins with."""

@@ -105,6 +105,14 @@ class Runner:
             self._newest[workflow_id] = hashed
         return workflow_id
 
+    async def remove_workflow(self, workflow_id: str) -> bool:
+        """False when it has run: what was run stays readable."""
+        with _database():
+            removed = await self._journal.remove(workflow_id)
+        if removed:
+            self._newest.pop(workflow_id, None)
+        return removed
+
     async def execute(self, workflow_id: str, input: Mapping[str, Any], idempotency_key: str) -> str:
         given = dict(input)
         try:

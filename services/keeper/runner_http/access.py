@@ -54,7 +54,7 @@ def authenticated(request: Request, kind: Kind) -> AccessKey:
                 code="wrong_key_type",
                 expected=f"{PREFIXES[kind]}*",
                 received=f"{PREFIXES[other]}*",
-                hint="docs/keeper.md says how each kind is made",
+                hint=f"computepool keeper make-key --kind {kind}",
             )
         raise coded(401, "unauthorized", "Missing or invalid authentication")
     return key

@@ -13,7 +13,8 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from ulid import ULID
 
 from services.chain.networks import Network
-from services.keeper.backend import BackendAway, BackendRefused, WorkflowBackend
+from services.keeper.backend import BackendAway, BackendRefused
+from services.keeper.runner.runner import Runner
 from services.keeper.runner_http import shown
 from services.keeper.runner_http.answers import away, coded, of_backend, worded
 from services.keeper.runner_http.schemas import schemas
@@ -30,7 +31,7 @@ MOST_KEY = 200
 class Desk:
     """`network`: the one chain that the runner writes to."""
 
-    backend: WorkflowBackend
+    runner: Runner
     shelf: Shelf
     network: Network | None = None
 
@@ -83,7 +84,7 @@ class Desk:
         with _refusing():
             if any(one.name == name for one in await self.shelf.workflows()):
                 raise coded(409, "conflict", f"there is a workflow named {name}; PATCH that one")
-            workflow_id = await self.backend.ensure_workflow(export)
+            workflow_id = await self.runner.ensure_workflow(export)
         bindings = export["integrationBindings"]
         return {**await self.workflow(workflow_id), "integrationBindings": bindings}
 
@@ -98,7 +99,7 @@ class Desk:
         """Never what has run, not even with `force`: runs are kept for audit."""
         await self._shelved(workflow_id)
         with _refusing():
-            if await self.shelf.remove(workflow_id):
+            if await self.runner.remove_workflow(workflow_id):
                 return {"success": True}
         why = "it has run, and this runner keeps what has run"
         raise coded(409, "conflict", why + ("; force changes nothing" if force else ""))
@@ -116,7 +117,7 @@ class Desk:
             if key is not None:
                 before = await self.shelf.with_key(workflow_id, named)
             try:
-                execution_id = await self.backend.execute(workflow_id, input, named)
+                execution_id = await self.runner.execute(workflow_id, input, named)
             except BackendRefused as refused:
                 raise of_backend(refused, before) from refused
         replayed = {"idempotentReplay": True} if before == execution_id else {}
@@ -131,15 +132,15 @@ class Desk:
     async def status(self, execution_id: str) -> Json:
         record = await self._recorded(execution_id)
         with _refusing():
-            run = await self.backend.status(execution_id)
-            logs = await self.backend.logs(execution_id)
+            run = await self.runner.status(execution_id)
+            logs = await self.runner.logs(execution_id)
             one = await self.shelf.workflow(record.workflow_id)
         return shown.status(run, logs, len(one.definition["nodes"]) if one else len(logs))
 
     async def wait(self, execution_id: str, within_s: float) -> Json:
         await self._recorded(execution_id)
         with _refusing():
-            run = await self.backend.wait(execution_id, within_s)
+            run = await self.runner.wait(execution_id, within_s)
             return shown.receipt(run, await self.shelf.record(execution_id))
 
     async def logs(
@@ -147,8 +148,8 @@ class Desk:
     ) -> Json:
         record = await self._recorded(execution_id)
         with _refusing():
-            run = await self.backend.status(execution_id)
-            logs = await self.backend.logs(execution_id)
+            run = await self.runner.status(execution_id)
+            logs = await self.runner.logs(execution_id)
         entries = [
             shown.log_entry(execution_id, len(logs) - place, entry) for place, entry in enumerate(logs)
         ]
@@ -160,7 +161,7 @@ class Desk:
         with _refusing():
             records = await self.shelf.records(workflow_id, MOST_LISTED)
             return [
-                shown.execution(await self.backend.status(record.execution_id), record) for record in records
+                shown.execution(await self.runner.status(record.execution_id), record) for record in records
             ]
 
     def chains(self) -> list[Json]:
@@ -189,7 +190,7 @@ class Desk:
                 400, "invalid_input", f"nodes and edges are not KeeperHub's: {wrong!r}"[:300]
             ) from wrong
         with _refusing():
-            workflow_id = await self.backend.ensure_workflow(definition)
+            workflow_id = await self.runner.ensure_workflow(definition)
         return await self.workflow(workflow_id)
 
     async def _shelved(self, workflow_id: str) -> Shelved:

@@ -1,5 +1,5 @@
 """What the embedded runner has written down and its port doesn't say: workflows with their content, and what
-an execution was asked. Reads its tables; the one thing it changes is to remove a workflow that never ran.
+an execution was asked. Reads its tables and changes nothing.
 """
 
 import json
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 WORKFLOWS = (
@@ -55,17 +54,6 @@ class Shelf:
     async def workflow(self, workflow_id: str) -> Shelved | None:
         found = await self._rows(WORKFLOWS + " WHERE workflow_id = :id" + NEWEST, id=workflow_id)
         return _shelved(found[0]) if found else None
-
-    async def remove(self, workflow_id: str) -> bool:
-        """False when it has run: what was run stays readable."""
-        try:
-            async with self.engine.begin() as connection:
-                await connection.execute(
-                    text("DELETE FROM runner_workflows WHERE workflow_id = :id"), {"id": workflow_id}
-                )
-        except IntegrityError:
-            return False
-        return True
 
     async def record(self, execution_id: str) -> Record | None:
         found = await self._rows(f"{RECORD} WHERE execution_id = :id", id=execution_id)
