@@ -25,6 +25,9 @@ CLOSED = 2
 class Schedule:
     """One paid session, from its voucher to its end."""
 
+    within_s, poll_s = 60.0, 0.02
+    """How long to wait for what has to come, and how often to look."""
+
     def __init__(self, here: House, number: int, draw: random.Random) -> None:
         self.here, self.number, self.draw = here, number, draw
         self.key, self.paid = "", PaidSession("", (), ())
@@ -160,13 +163,13 @@ class Schedule:
 
 
 async def holds(condition: Callable[[], Awaitable[bool]], schedule: Schedule) -> None:
-    deadline = asyncio.get_running_loop().time() + 60
+    deadline = asyncio.get_running_loop().time() + schedule.within_s
     while not await condition():
         if asyncio.get_running_loop().time() > deadline:
             money = await schedule.here.state("stream", schedule.key)
             paid = await schedule.here.state("session", schedule.key)
             raise TimeoutError(f"{schedule.log}\n{money}\n{paid}")
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(schedule.poll_s)
 
 
 async def check(seed: int, count: int) -> None:
