@@ -99,6 +99,7 @@ async def work(
         http_allowed=(callbacks.url,),
         signing=callbacks.signing,
         deliveries=deliveries,
+        contracts={name: entry.address for name, entry in manifest.contracts.items()},
     )
     backend = backend_of(settings, runner, network.chain_id)
     runs = Runs(events, following, backend, rpc, network.chain_id, grants.input)

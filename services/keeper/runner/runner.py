@@ -60,12 +60,15 @@ class Runner:
         http_allowed: Collection[str] = (),
         signing: Signing | None = None,
         deliveries: Deliveries | None = None,
+        contracts: Mapping[str, str] | None = None,
         journal: Journal | None = None,
     ) -> None:
         self._engine = engine
         self._journal = journal or Journal(engine)
         self._http = httpx.AsyncClient(trust_env=False, follow_redirects=False)
-        self._means = Means(engine, self._http, rpc, network, sender, http_allowed, signing, deliveries)
+        self._means = Means(
+            engine, self._http, rpc, network, sender, http_allowed, signing, deliveries, contracts or {}
+        )
         self._graphs: dict[tuple[str, str], Graph] = {}
         self._newest: dict[str, str] = {}
         self._driving: dict[str, asyncio.Task[RunStatus]] = {}

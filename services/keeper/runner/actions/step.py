@@ -82,6 +82,8 @@ class Means:
     http_allowed: Collection[str] = ()
     signing: Signing | None = None
     deliveries: Deliveries | None = None
+    contracts: Mapping[str, str] = field(default_factory=dict)
+    """Where the chain's well-known contracts stand, by name."""
 
 
 Result = dict[str, Any]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from services.keeper.runner.actions.http_request import http_request
 from services.keeper.runner.actions.state import state_get, state_set
 from services.keeper.runner.actions.step import Action
+from services.keeper.runner.actions.superfluid import SENDING, SUPERFLUID
 from services.keeper.runner.actions.web3_read import (
     check_balance,
     get_transaction,
@@ -24,7 +25,8 @@ ACTIONS: Mapping[str, Action] = {
     "web3/read-contract": read_contract,
     "web3/transfer-funds": transfer_funds,
     "web3/write-contract": write_contract,
+    **SUPERFLUID,
 }
 KNOWN = tuple(sorted((*ACTIONS, CONDITION, FOR_EACH, COLLECT)))
-SENDS = frozenset({"web3/write-contract", "web3/transfer-funds"})
+SENDS = SENDING | {"web3/write-contract", "web3/transfer-funds"}
 """Actions whose unforeseen errors must never end a step: what they sent may have happened."""

@@ -1,10 +1,11 @@
 """Actions that only look: read-contract, query-events, get-transaction, check-balance. Knows no workflow."""
 
 from decimal import Decimal
+from typing import Any
 
 from services.chain import logs, revert
 from services.chain.rpc import CallReverted, RpcRefused
-from services.keeper.runner.abi_values import ArgumentsInvalid, address, event_of, function_of
+from services.keeper.runner.abi_values import ArgumentsInvalid, Function, address, event_of, function_of
 from services.keeper.runner.actions.chain_access import Chain, chain_of, patiently
 from services.keeper.runner.actions.step import Means, Result, Step, failure
 
@@ -16,18 +17,24 @@ async def read_contract(step: Step, means: Means) -> Result:
     """`{success, result}`."""
     chain = chain_of(step, means)
     if chain is None:
-        return _no_chain(step)
+        return no_chain(step)
     try:
         function = function_of(step.said("abi"), step.said("abiFunction"))
-        to, data = address(step.config.get("contractAddress")), function.calldata(step.said("functionArgs"))
-        answer = await patiently(lambda: chain.rpc.call(to, data))
-        if not answer and function.outputs:
-            return failure(f"no contract answers {function.signature} at {to}")
-        return {"success": True, "result": function.result(answer)}
+        to = address(step.config.get("contractAddress"))
+        return {"success": True, "result": await asked(chain, to, function, step.said("functionArgs"))}
     except CallReverted as refused:
         return failure(revert.named(refused.data), errorClass="contract_revert")
     except (ArgumentsInvalid, RpcRefused) as wrong:
         return failure(str(wrong))
+
+
+async def asked(chain: Chain, to: str, function: Function, arguments: str) -> Any:
+    """What a view says. Raises ArgumentsInvalid (nothing stands there, too), CallReverted, RpcRefused."""
+    data = function.calldata(arguments)
+    answer = await patiently(lambda: chain.rpc.call(to, data))
+    if not answer and function.outputs:
+        raise ArgumentsInvalid(f"no contract answers {function.signature} at {to}")
+    return function.result(answer)
 
 
 async def query_events(step: Step, means: Means) -> Result:
@@ -36,7 +43,7 @@ async def query_events(step: Step, means: Means) -> Result:
     """
     chain = chain_of(step, means)
     if chain is None:
-        return _no_chain(step)
+        return no_chain(step)
     try:
         event = event_of(step.said("abi"), step.said("eventName"))
         at, topics = address(step.config.get("contractAddress")), event.topics(step.said("eventArgs"))
@@ -62,7 +69,7 @@ async def get_transaction(step: Step, means: Means) -> Result:
     """`{success, hash, from, to, value, input, nonce, blockNumber, blockHash}`; no logs."""
     chain = chain_of(step, means)
     if chain is None:
-        return _no_chain(step)
+        return no_chain(step)
     wanted = step.said("transactionHash")
     try:
         found = await patiently(lambda: chain.rpc.ask("eth_getTransactionByHash", wanted))
@@ -88,7 +95,7 @@ async def check_balance(step: Step, means: Means) -> Result:
     """`{success, balance, balanceWei}`: in whole coins, and in wei."""
     chain = chain_of(step, means)
     if chain is None:
-        return _no_chain(step)
+        return no_chain(step)
     try:
         of = address(step.config.get("address"))
         wei = await patiently(lambda: chain.rpc.balance(of))
@@ -114,5 +121,5 @@ def _block(said: str) -> int:
     return int(said)
 
 
-def _no_chain(step: Step) -> Result:
+def no_chain(step: Step) -> Result:
     return failure(f"this runner does not know network {step.said('network') or 'of no name'}")

@@ -41,7 +41,7 @@ class Wanted:
 
 async def write_contract(step: Step, means: Means) -> Result:
     """`{success, transactionHash, chainId, gasUsed, ...}`; with `failOnError` false a failure is soft."""
-    done = await _sent(step, means, _call)
+    done = await sent(step, means, _call)
     if done["success"] or step.on("failOnError", True):
         return done
     return {"success": True, "error": done["error"], "rejection": done.get("rejection")}
@@ -49,7 +49,15 @@ async def write_contract(step: Step, means: Means) -> Result:
 
 async def transfer_funds(step: Step, means: Means) -> Result:
     """`amount` in whole coins, such as "0.5", to `recipientAddress`."""
-    return await _sent(step, means, _gift)
+    return await sent(step, means, _gift)
+
+
+def wanted(step: Step, to: str, data: bytes, value_wei: int = 0) -> Wanted:
+    """With what the node says about gas. Raises ArgumentsInvalid."""
+    margin = _decimal(step, "gasLimitMultiplier", str(GAS_MARGIN))
+    if not 1 <= margin <= 10:
+        raise ArgumentsInvalid("gasLimitMultiplier is a number from 1 to 10")
+    return Wanted(to, data, value_wei, int(_decimal(step, "priorityFeeGwei", "0") * GWEI), float(margin))
 
 
 def _call(step: Step) -> Wanted:
@@ -57,20 +65,15 @@ def _call(step: Step) -> Wanted:
     if not chosen:
         raise ArgumentsInvalid("abiFunction is not set")
     data = function_of(step.said("abi"), chosen).calldata(step.said("functionArgs"))
-    margin = _decimal(step, "gasLimitMultiplier", str(GAS_MARGIN))
-    if not 1 <= margin <= 10:
-        raise ArgumentsInvalid("gasLimitMultiplier is a number from 1 to 10")
-    tip = int(_decimal(step, "priorityFeeGwei", "0") * GWEI)
     value = _coins(step, "ethValue") if step.said("ethValue") else 0
-    return Wanted(address(step.config.get("contractAddress")), data, value, tip, float(margin))
+    return wanted(step, address(step.config.get("contractAddress")), data, value)
 
 
 def _gift(step: Step) -> Wanted:
-    tip = int(_decimal(step, "priorityFeeGwei", "0") * GWEI)
-    return Wanted(address(step.config.get("recipientAddress")), b"", _coins(step, "amount"), tip)
+    return wanted(step, address(step.config.get("recipientAddress")), b"", _coins(step, "amount"))
 
 
-async def _sent(step: Step, means: Means, wanted_by: Callable[[Step], Wanted]) -> Result:
+async def sent(step: Step, means: Means, wanted_by: Callable[[Step], Wanted]) -> Result:
     """The step's one transaction and what came of it, however often the step is run."""
     chain = chain_of(step, means)
     sender = means.sender
@@ -82,17 +85,17 @@ async def _sent(step: Step, means: Means, wanted_by: Callable[[Step], Wanted]) -
         again = True
         if entry is None:
             try:
-                wanted = wanted_by(step)
+                what = wanted_by(step)
             except Exception as wrong:  # whatever a configuration can hold: nothing was asked of the chain
                 return failure(str(wrong) or type(wrong).__name__, errorClass="not_sent")
             try:
                 entry = await sender.submit(
                     step.key,
-                    wanted.to,
-                    wanted.data,
-                    value_wei=wanted.value_wei,
-                    tip_wei=wanted.tip_wei,
-                    gas_margin=wanted.gas_margin,
+                    what.to,
+                    what.data,
+                    value_wei=what.value_wei,
+                    tip_wei=what.tip_wei,
+                    gas_margin=what.gas_margin,
                 )
             except CallReverted as refused:
                 return _reverted(revert.named(refused.data), chain.network.chain_id, None)

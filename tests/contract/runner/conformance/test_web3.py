@@ -50,9 +50,11 @@ async def house() -> AsyncIterator[House]:
     async with deployed_chain() as (rpc, manifest), database() as url:
         engine = engine_of(url)
         sender = Sender(rpc, LOCAL, OWNER, engine)
-        runner = Runner(engine, rpc=rpc, network=LOCAL, sender=sender)
+        contracts = {name: entry.address for name, entry in manifest.contracts.items()}
+        runner = Runner(engine, rpc=rpc, network=LOCAL, sender=sender, contracts=contracts)
         world = {
             "usdc": manifest.at("USDC"),
+            "usdcx": manifest.at("USDCx"),
             "me": OWNER.address,
             "other": "0x" + "5b" * 20,
             "network": str(LOCAL.chain_id),

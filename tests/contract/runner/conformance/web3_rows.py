@@ -9,6 +9,7 @@ from services.chain.artifacts import artifact
 from tests.contract.runner.conformance.row import Row, keep, node
 
 USDC, ME, OTHER, NETWORK = (f"{{{{@trigger:Trigger.{name}}}}}" for name in ("usdc", "me", "other", "network"))
+USDCX = "{{@trigger:Trigger.usdcx}}"
 ABI = json.dumps(artifact("MockUSDC").abi)
 
 
@@ -28,6 +29,10 @@ def events(node_id: str, event: str, **more: Any) -> dict[str, Any]:
 def _call(node_id: str, action: str, function: str, arguments: Any, more: dict[str, Any]) -> dict[str, Any]:
     config = {"network": NETWORK, "contractAddress": USDC, "abi": ABI, "abiFunction": function}
     return node(node_id, action, **{**config, "functionArgs": json.dumps(arguments), **more})
+
+
+def _superfluid(node_id: str, slug: str, **config: Any) -> dict[str, Any]:
+    return node(node_id, f"superfluid/{slug}", network=NETWORK, **config)
 
 
 def refused(name: str, error: str, *nodes: dict[str, Any]) -> Row:
@@ -110,6 +115,33 @@ ROWS = (
         "trigger>a a>b",
         outputs={"a": {"success": True}},
         ran="trigger a b",
+    ),
+    Row(
+        "Superfluid's actions, by upstream's names",
+        (
+            _superfluid("pool", "create-pool", token=USDCX, admin=ME),
+            _superfluid("balance", "get-super-token-balance", contractAddress=USDCX, account=ME),
+            _superfluid("under", "get-underlying-token", contractAddress=USDCX),
+            _superfluid("flow", "get-flow", token=USDCX, sender=ME, receiver=OTHER),
+            _superfluid("net", "get-net-flow", token=USDCX, account=ME),
+            keep("z", "{{@under:Under.underlying}} {{@flow:Flow.flowRate}} {{@net:Net.flowRate}}"),
+        ),
+        "trigger>pool pool>balance balance>under under>flow flow>net net>z",
+        outputs={
+            "pool": {"success": True, "chainId": 31337},
+            "flow": {"result": {"lastUpdated": "0", "flowRate": "0", "deposit": "0", "owedDeposit": "0"}},
+            "balance": {"balance": "0"},
+        },
+    ),
+    refused(
+        "a Superfluid action that was told too little",
+        "not set: receiver, flowRate",
+        _superfluid("a", "create-flow", token=USDCX, sender=ME),
+    ),
+    refused(
+        "what Superfluid refuses",
+        "CFA_",
+        _superfluid("a", "create-flow", token=USDCX, sender=ME, receiver=ME, flowRate="1"),
     ),
     refused("an argument of another type", "not an address: me", read("a", "balanceOf", "me")),
     refused("too few arguments", "takes 2 arguments", write("a", "mint", OTHER)),
