@@ -19,11 +19,13 @@ import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from typer.testing import CliRunner
 
 from events import workflow
 from events.envelope import Cause
 from events.ids import run_id_of
 from services import bus
+from services.cli import app
 from services.credentials import engine_of
 from services.handle import handle
 from services.keeper.capability import LIFE_S, capability
@@ -158,6 +160,16 @@ async def test_the_key_before_is_taken_while_keys_rotate(world: World) -> None:
     assert world.secret.previous is not None
     answer = await world.post(body, world.signed(body, key=world.secret.previous))
     assert (answer.status_code, answer.json()) == (200, {"received": True})
+
+
+async def test_a_test_callback_from_the_command_line_is_taken(world: World) -> None:
+    run_id = await world.run()
+    environment = world.built.environment | {"COMPUTEPOOL_GATEWAY_URL": world.built.url}
+    typed = ["webhook", "trigger", "stream_started", "--run", run_id, "--json"]
+    found = await asyncio.to_thread(CliRunner().invoke, app, typed, env=environment)
+    assert json.loads(found.stdout)["answer"] == '{"received":true}'
+    [hint] = await world.hints_of(run_id)
+    assert hint.transaction_hash is None
 
 
 async def test_ten_at_the_same_moment_are_one(world: World) -> None:
