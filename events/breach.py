@@ -36,5 +36,5 @@ class VoteCast(Event, frozen=True, tag="slash.vote_cast.v1"):
     verdict: Literal["breach", "dissent"]
     evidence_hash: Hash
     breach: Breach | None
-    reason: str
+    reason: Annotated[str, msgspec.Meta(max_length=64)]
     signature: Signature

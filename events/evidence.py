@@ -29,6 +29,7 @@ Reason = Literal[
     "vantage_points_missing",
     "probe_answered",
     "probes_too_few",
+    "probes_too_many",
     "probes_too_sparse",
     "probes_too_short",
     "probes_outside_window",
@@ -161,6 +162,8 @@ def flaw_of(case: Reported, probes: tuple[Probe, ...]) -> Reason | None:
         return "probe_answered"
     if len(probes) < max(case.least_probes, 2) or len({probe.nonce for probe in probes}) != len(probes):
         return "probes_too_few"
+    if len(probes) > 2 * beat.count:
+        return "probes_too_many"
     sent = [probe.sent_unix_ms for probe in probes]
     gaps = [later - earlier for earlier, later in pairwise(sent)]
     if min(gaps) < 0 or max(gaps) > beat.gap_ms:

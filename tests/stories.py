@@ -323,7 +323,11 @@ class Story:
         if fresh:
             return slash.Report(slashing.reported(session_id=self._id(), reporter=self._text()))
         voter, at = self._random.randrange(1, 6), self._ref()
-        said = slashing.vote(voter) if self._random.random() < 0.8 else slashing.dissent(voter, self._text())
+        said = (
+            slashing.vote(voter)
+            if self._random.random() < 0.8
+            else slashing.dissent(voter, self._text()[:64])
+        )
         paid = self._random.randrange(10**6)
         facts = (
             claim.ClaimOpened(1, paid, self._now // 1000, at),

@@ -7,10 +7,11 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -281,36 +282,43 @@ async def tampering(gateway: str) -> AsyncIterator[str]:
         await serving
 
 
-@contextlib.asynccontextmanager
-async def attestors(directory: Path, gateways: Sequence[str]) -> AsyncIterator[list[Service]]:
-    """One process for each of KEYS."""
-    started = []
-    try:
-        for number, (key, gateway) in enumerate(zip(KEYS, gateways, strict=True)):
-            file, log = directory / f"attestor-{number}.key", directory / f"attestor-{number}.log"
-            file.write_text(key.key.hex().removeprefix("0x"))
-            words = ("-m", "services.verifier", "--key", str(file), "--gateway", gateway)
-            with log.open("ab") as out:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable, *words, stdout=out, stderr=out, env=dict(os.environ)
-                )
-            started.append(Service(file.name, process, log))
-        for service in started:
+@dataclass
+class Attestors:
+    """One process for each of KEYS, each with its own way to the gateway."""
 
-            async def ready(service: Service = service) -> bool:
+    directory: Path
+    gateways: Sequence[str]
+    running: dict[int, Service] = field(default_factory=dict)
+
+    async def start(self, number: int) -> None:
+        file, log = (self.directory / f"attestor-{number}.{kind}" for kind in ("key", "log"))
+        file.write_text(KEYS[number].key.hex().removeprefix("0x"))
+        words = ("-m", "services.verifier", "--key", str(file), "--gateway", self.gateways[number])
+        with log.open("ab") as out:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, *words, stdout=out, stderr=out, env=dict(os.environ)
+            )
+        self.running[number] = Service(file.name, process, log)
+
+    async def ready(self) -> None:
+        async def all_ready() -> bool:
+            for service in self.running.values():
                 assert service.process.returncode is None, service.log
-                return '"ready"' in service.log or "ready " in service.log
+            return all("ready" in service.log for service in self.running.values())
 
-            await until(ready, 60)
-        yield started
-    finally:
-        for service in started:
+        await until(all_ready, 60)
+
+    async def stop(self) -> None:
+        for service in self.running.values():
             await service.stop()
 
 
 @pytest.mark.long
 async def test_attestors_find_a_silent_node_and_clear_one_that_answers(world: World, tmp_path: Path) -> None:
-    """Two of five are handed altered bytes and say so; three are the quorum. Nobody states what answers."""
+    """Two of five are handed altered bytes and say so; three are the quorum, one of them killed in between.
+
+    Nobody states what answers.
+    """
     answering = world.peers["alive"]
     key = ReceiptKey(bytes(answering.keys.receipt.key))
 
@@ -321,22 +329,34 @@ async def test_attestors_find_a_silent_node_and_clear_one_that_answers(world: Wo
     await answering.client.subscribe(probe_subject(answering.node_id), cb=answer)
     async with tampering(world.built.url) as altered:
         honest = world.built.url
-        async with attestors(tmp_path, (honest, altered, honest, altered, honest)) as processes:
+        attestors = Attestors(tmp_path, (honest, altered, honest, altered, honest))
+        try:
+            for number in range(len(KEYS)):
+                await attestors.start(number)
+            await attestors.ready()
             soon = now_ms() + 1_500
             silent_case, alive_case = world.accused("gone", soon), world.accused("alive", soon)
             gone, alive = await world.report(silent_case), await world.report(alive_case)
-            shown = await world.stage(gone, "voted")
+
+            async def stated() -> bool:
+                return KEYS[0].address.lower() in (await world.shown(gone))["statements"]
+
+            await until(stated, 60)
+            await attestors.running[0].stop(signal.SIGKILL)
+            await attestors.start(0)
 
             async def all_voted() -> bool:
                 return len((await world.shown(gone))["votes"]) == len(KEYS)
 
             await until(all_voted, 60)
-            shown = await world.shown(gone)
+            shown = await world.stage(gone, "voted")
 
             async def all_probed() -> bool:
-                return all(f'"{alive}"' in service.log or alive in service.log for service in processes)
+                return all(alive in service.log for service in attestors.running.values())
 
             await until(all_probed, 60)
+        finally:
+            await attestors.stop()
     verdicts = {one["attestor"]: (one["verdict"], one["reason"]) for one in shown["votes"]}
     for number, each in enumerate(KEYS):
         expected = ("dissent", "evidence_altered") if number in (1, 3) else ("breach", "")
@@ -344,6 +364,6 @@ async def test_attestors_find_a_silent_node_and_clear_one_that_answers(world: Wo
     assert {*shown["quorum"]["attestors"]} == {KEYS[number].address for number in (0, 2, 4)}
     cleared = await world.shown(alive)
     assert (cleared["stage"], cleared["statements"], cleared["evidence_hash"]) == ("reported", {}, None)
-    for service in processes:
+    for service in attestors.running.values():
         assert "answered" in service.log
     assert json.dumps(cleared["votes"]) == "[]"

@@ -92,6 +92,10 @@ def test_probes_must_be_failed_dense_long_enough_and_in_the_window() -> None:
         ("probe_answered", (*good[:-1], replace(good[-1], answered=True))),
         ("probes_too_few", good[:2]),
         ("probes_too_few", (good[0],) * 9),
+        (
+            "probes_too_many",
+            tuple(Probe(one.sent_unix_ms, f"{n:064x}", False) for n, one in enumerate(good * 3)),
+        ),
         ("probes_too_sparse", (good[0], good[4], good[8])),
         ("probes_too_sparse", tuple(reversed(good))),
         ("probes_too_short", good[:-1]),
