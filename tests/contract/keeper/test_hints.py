@@ -51,6 +51,6 @@ async def test_only_what_the_chain_bears_out_counts_and_a_false_tale_takes_nothi
             assert await tell("nobody", ulid(9), true) == "accepted"
             assert await tell("silent", run_id, None, key_id="k") == "accepted"
             found = await outcomes(here, 4)
-            assert (found["true"], found["nobody"], found["silent"]) == ("applied", "unknown_run", "stale")
-            assert await tell("again", run_id, true) == "duplicate"
+            assert (found["true"], found["nobody"], found["silent"]) == ("stale", "unknown_run", "mismatch")
+            assert await tell("true", run_id, true) == "duplicate"
             assert await here.facts(key) == before
