@@ -39,7 +39,7 @@ class HookProxy:
     target: str
     secret: HookSecret
     url: str = ""
-    fault: Fault = lambda proxy, sent: proxy.forward("true", sent)
+    fault: Fault = field(default_factory=lambda: passed_on)
     held: list[Sent] = field(default_factory=list)
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
     seen: int = 0
@@ -78,6 +78,10 @@ class HookProxy:
             assert request.transport is not None
             request.transport.close()
         return web.json_response({"received": True}, status=status or 503)
+
+
+async def passed_on(proxy: HookProxy, sent: Sent) -> int:
+    return await proxy.forward("true", sent)
 
 
 async def dropped(proxy: HookProxy, _: Sent) -> int:

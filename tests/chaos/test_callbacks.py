@@ -20,8 +20,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
 from events import workflow
+from services.keeper.deliveries import Deliveries
 from services.keeper.hook_secret import HookSecret
 from services.keeper.inbox import Inbox
+from services.keeper.sending import HandSender
 from tests.callbacks import Received
 from tests.hook_proxy import (
     HOUR_S,
@@ -30,6 +32,7 @@ from tests.hook_proxy import (
     forged_first,
     held_back,
     hook_proxy,
+    passed_on,
     switched_off,
     ten_times,
     unsigned_lie_first,
@@ -41,6 +44,8 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 WITHIN_S = 120.0
 FORGED = 4
 """Forgeries per callback of `forged_first`."""
+ATTEMPTS = 4
+"""Of every callback, as the workflow files have it."""
 
 
 @dataclass
@@ -232,8 +237,17 @@ async def lied_about(on: Stage, story: dict[str, Any], told: int) -> None:
 
 
 async def off(on: Stage, story: dict[str, Any], told: int) -> None:
-    """Every attempt fails: everything is found by polling."""
+    """Every attempt fails: everything is found by polling. What was told can be sent again by hand."""
     on.proxy.fault = switched_off
     key = await on.session()
     assert await on.story_of(key) == story
     assert await on.outcomes_of(key) == {}
+    deliveries, runs = Deliveries(on.here.engine), await on.runs_of(key)
+    missed = [one for one in await deliveries.newest(100) if one.said("run_key") in runs]
+    assert [[attempt.status for attempt in one.attempts] for one in missed] == [[None] * ATTEMPTS] * told
+    on.proxy.fault = passed_on
+    async with httpx.AsyncClient(trust_env=False) as http:
+        sender = HandSender(http, on.proxy.secret, deliveries)
+        assert all([(await sender.again(one)).taken for one in missed])
+    assert await on.outcomes_of(key) == {"stale": told}
+    assert await on.story_of(key) == story

@@ -11,6 +11,7 @@ from services.gateway.callback_proof import SIGNATURE, WINDOW_S, Forged, Malform
 from services.keeper.capability import LIFE_S, capability
 from services.keeper.hook_secret import HookSecret, key_id_of
 from services.keeper.signature import sign, signed_by
+from services.stack.node import ROOT
 from tests.aggregates import ulid
 
 KEY, BEFORE, OTHER = b"n" * 64, b"p" * 64, b"x" * 64
@@ -62,6 +63,14 @@ def test_the_vector() -> None:
     assert signed_by((OTHER, b"cp-test-secret"), f"v1={'0' * 64},v1={vector}", **parts) == b"cp-test-secret"
     assert signed_by((b"cp-test-secret",), f"v2={vector}", **parts) is None
     assert signed_by((b"cp-test-secret",), vector, **parts) is None
+
+
+def test_a_sender_that_follows_the_docs_signs_right() -> None:
+    page = (ROOT / "docs" / "webhooks.md").read_text()
+    scope: dict[str, Any] = {}
+    exec(page.partition("```python\n")[2].partition("```")[0], scope)
+    made = scope["signature"](KEY, PATH, "runner", "d-0001", "exec-0001", NOW, BODY)
+    assert made == headers(KEY)["x-keeperhub-signature"]
 
 
 def test_a_signature_vouches_for_all_of_it() -> None:
