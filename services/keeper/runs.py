@@ -28,6 +28,10 @@ WAIT_S = 20.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 15.0
 UNCONFIRMED_AFTER_S = 30.0
 """So long a backend may be silent before the log says that nobody knows what became of a run."""
+HASHES_WITHIN_S = 60.0
+"""A run may be done a moment before its transactions are listed."""
+GONE_AFTER_S = 600.0
+"""A transaction of a failed run that our node has not heard of for so long was never sent to anybody."""
 AWAY = (BackendAway, ChainAway, RpcRefused, LogUnavailable, OSError)
 TRANSACTIONLESS = "transaction_missing"
 
@@ -79,8 +83,8 @@ class Runs:
     async def run(self, requested: Requested) -> Ended:
         """Ask for it, unless it was asked for before; its end. Raises LogUnavailable, RunDiffers."""
         run_id = run_id_of(requested.workflow, requested.subject_id, requested.step, requested.attempt)
-        state = await self._tell(run_id, workflow.Request(requested), run_command_id(run_id))
-        assert isinstance(state, workflow.Run)
+        await self._tell(run_id, workflow.Request(requested), run_command_id(run_id))
+        state = await self._state(run_id)
         if state.ended is not None:
             return _ended(run_id, state.ended)
         return await asyncio.shield(self._driven(run_id, state))
@@ -119,16 +123,19 @@ class Runs:
         """Until it has ended in the log."""
         hurried = self._hurried[run_id] = asyncio.Event()
         pause_s, silent_since = FIRST_PAUSE_S, time.monotonic()
+        ended_at: float | None = None
         execution_id = state.accepted.execution_id if state.accepted is not None else None
         try:
             while True:
                 try:
+                    self._check_backend(state)
                     if execution_id is None:
                         execution_id = await self._execute(run_id, state.requested)
                     status = await self._waited(execution_id, hurried)
                     silent_since = time.monotonic()
                     if status.completed:
-                        return await self._end(run_id, status)
+                        ended_at = time.monotonic() if ended_at is None else ended_at
+                        return await self._end(run_id, status, time.monotonic() - ended_at)
                     pause_s = FIRST_PAUSE_S
                     continue
                 except BackendRefused as refused:
@@ -139,12 +146,21 @@ class Runs:
                     log.warning("run_unproven", run_id=run_id, why=str(missing))
                 except AWAY as away:
                     log.warning("run_delayed", run_id=run_id, why=str(away) or repr(away))
-                if time.monotonic() - silent_since > UNCONFIRMED_AFTER_S:
+                unknown_since = silent_since if ended_at is None else min(silent_since, ended_at)
+                if time.monotonic() - unknown_since > UNCONFIRMED_AFTER_S:
                     await self._unconfirmed(run_id)
                 await self._pause(hurried, pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         finally:
             del self._hurried[run_id]
+
+    def _check_backend(self, state: workflow.Run) -> None:
+        """Raises BackendAway: only who took a run can say what became of it."""
+        taken = state.accepted
+        if taken is not None and taken.backend != self.backend.name:
+            raise BackendAway(
+                f"runs as {taken.execution_id} of the {taken.backend} backend, which is not set up"
+            )
 
     async def _execute(self, run_id: str, requested: Requested) -> str:
         name = requested.workflow
@@ -157,6 +173,13 @@ class Runs:
         accepted = workflow.Accepted(self.backend.name, execution_id)
         await self._tell(run_id, workflow.Accept(accepted), f"run-accepted:{run_id}:{execution_id}")
         return execution_id
+
+    async def _state(self, run_id: str) -> workflow.Run:
+        """As the log has it now: asking again answers with what was asked, not with what came of it."""
+        history = await self.events.history("workflow", run_id)
+        state = workflow.workflow.fold(item.event for item in history.recorded)
+        assert isinstance(state, workflow.Run)
+        return state
 
     async def _asked_at(self, run_id: str) -> int:
         history = await self.events.history("workflow", run_id)
@@ -181,12 +204,19 @@ class Runs:
             return
         hurried.clear()
 
-    async def _end(self, run_id: str, status: RunStatus) -> Ended:
-        """As our own node of the chain has it. Raises ReceiptMissing, ChainAway."""
+    async def _end(self, run_id: str, status: RunStatus, waited_s: float) -> Ended:
+        """As our own node of the chain has it. `waited_s`: since it was first seen to have ended.
+
+        Raises ReceiptMissing, ChainAway.
+        """
         sent = tuple(
             RunTransaction(one.node_id, one.hash.lower(), one.chain_id or self.chain_id, one.iteration)
             for one in status.transactions
         )
+        if status.status == "success" and not sent and waited_s < HASHES_WITHIN_S:
+            raise ReceiptMissing("the backend names no transaction yet")
+        if status.status != "success" and waited_s > GONE_AFTER_S:
+            sent = tuple([one for one in sent if await self.rpc.transaction(one.hash) is not None])
         receipts = [await self._receipt(one.hash) for one in sent]
         if status.status == "success" and sent and all(receipt.succeeded for receipt in receipts):
             return await self._told(run_id, Confirmed(sent))
@@ -218,17 +248,13 @@ class Runs:
         log.info("run_ended", run_id=run_id, how=type(ended).__name__.lower())
         return _ended(run_id, ended)
 
-    async def _tell(
-        self, run_id: str, command: workflow.WorkflowCommand, command_id: str
-    ) -> workflow.WorkflowState:
+    async def _tell(self, run_id: str, command: workflow.WorkflowCommand, command_id: str) -> None:
         cause = Cause(command_id, run_id, command_id, time.time_ns() // 1_000_000)
         try:
-            handled = await handle(self.events, "workflow", run_id, command, cause)
+            await handle(self.events, "workflow", run_id, command, cause)
         except Rejected as refused:
             log.error("run_refused", run_id=run_id, code=refused.code, why=str(refused))
             raise
-        state: workflow.WorkflowState = handled.state
-        return state
 
 
 def _ended(run_id: str, ended: Confirmed | Failed) -> Ended:
