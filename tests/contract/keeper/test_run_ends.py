@@ -58,10 +58,14 @@ def told(status: Literal["success", "error"], *hashes: str) -> RunStatus:
     return RunStatus("execution", status, sent, error="NothingLeft()" if status == "error" else None)
 
 
+async def nothing_more(run_id: str, requested: workflow.Requested, at_unix_ms: int) -> Mapping[str, str]:
+    return {}
+
+
 @contextlib.asynccontextmanager
 async def driving(here: House, backend: Telling) -> AsyncIterator[Runs]:
     following = Following()
-    made = Runs(here.keeper_log, following, backend, here.chain.rpc, 31337, lambda *_: {})
+    made = Runs(here.keeper_log, following, backend, here.chain.rpc, 31337, nothing_more)
     task = asyncio.create_task(following.follow(here.keeper_log))
     try:
         yield made
