@@ -169,7 +169,13 @@ class Runs:
         at_unix_ms = self.following.asked_unix_ms.get(run_id) or await self._asked_at(run_id)
         callback = await self.callback(run_id, requested, at_unix_ms)
         whole = {**requested.input, "run_key": run_id, **callback}
-        execution_id = await self.backend.execute(self._workflow_ids[name], whole, run_key(run_id))
+        try:
+            execution_id = await self.backend.execute(self._workflow_ids[name], whole, run_key(run_id))
+        except BackendRefused as refused:
+            if refused.status == 404:
+                self._workflow_ids.pop(name, None)  # somebody removed it: the next time it is made again
+                refused.retryable = True
+            raise
         accepted = workflow.Accepted(self.backend.name, execution_id)
         await self._tell(run_id, workflow.Accept(accepted), f"run-accepted:{run_id}:{execution_id}")
         return execution_id

@@ -6,17 +6,21 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from services.keeper import inputs
 from services.keeper.backend import BackendAway, BackendRefused, NodeLog, RunStatus
-from services.keeper.hosted.replies import BY_STATUS
 from services.keeper.hosted.transport import Json, Transport
 from services.keeper.hosted.wire import node_log, run_status
 
 NODE_DATA = ("type", "label", "description", "config", "enabled")
 SHORTEST_PAUSE_S = 0.05
+MENDABLE = {401, 402, 403, 404, 410}
+"""The key, the plan, the scope, a workflow that somebody removed or switched off: nothing was taken, and a
+person can mend it, so the same key may be sent again (KH: lib/idempotency.ts releases it).
+"""
 
 
 class HostedBackend:
@@ -44,7 +48,8 @@ class HostedBackend:
         hashed = content_hash(wanted)
         async with self._ensuring:
             if hashed not in self._ensured:
-                self._ensured[hashed] = await self._ensure(wanted, hashed)
+                with _mendable():
+                    self._ensured[hashed] = await self._ensure(wanted, hashed)
             return self._ensured[hashed]
 
     async def _ensure(self, wanted: Json, hashed: str) -> str:
@@ -62,9 +67,10 @@ class HostedBackend:
     async def execute(self, workflow_id: str, input: Mapping[str, Any], idempotency_key: str) -> str:
         self._check(input)
         try:
-            found = await self._transport.execute(workflow_id, input, idempotency_key)
+            with _mendable():
+                found = await self._transport.execute(workflow_id, input, idempotency_key)
         except BackendRefused as refused:
-            if refused.code == BY_STATUS[404]:
+            if refused.status == 404:
                 self._ensured.clear()  # somebody removed it: the next `ensure_workflow` looks again
             raise
         execution_id = found.get("executionId")
@@ -73,15 +79,17 @@ class HostedBackend:
         return execution_id
 
     async def status(self, execution_id: str) -> RunStatus:
-        found = run_status(execution_id, await self._transport.status(execution_id))
-        if found.status == "success" and found.output is None:
-            return run_status(execution_id, await self._transport.wait(execution_id, 0.0))
+        with _unaccounted():
+            found = run_status(execution_id, await self._transport.status(execution_id))
+            if found.status == "success" and found.output is None:
+                return run_status(execution_id, await self._transport.wait(execution_id, 0.0))
         return found
 
     async def wait(self, execution_id: str, within_s: float) -> RunStatus:
         deadline = time.monotonic() + within_s
         while True:
-            answer = await self._transport.wait(execution_id, max(0.0, deadline - time.monotonic()))
+            with _unaccounted():
+                answer = await self._transport.wait(execution_id, max(0.0, deadline - time.monotonic()))
             found = run_status(execution_id, answer)
             left_s = deadline - time.monotonic()
             if found.completed or left_s <= 0:
@@ -107,6 +115,25 @@ class HostedBackend:
 
     async def close(self) -> None:
         await self._transport.close()
+
+
+@contextmanager
+def _mendable() -> Iterator[None]:
+    try:
+        yield
+    except BackendRefused as refused:
+        refused.retryable = refused.retryable or refused.status in MENDABLE
+        raise
+
+
+@contextmanager
+def _unaccounted() -> Iterator[None]:
+    """Whoever may not see a run, or finds it gone, knows nothing of its end."""
+    try:
+        yield
+    except BackendRefused as refused:
+        refused.retryable = True
+        raise
 
 
 def content(workflow: Mapping[str, Any], nodes: Any, edges: Any) -> Json:

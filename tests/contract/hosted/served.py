@@ -7,10 +7,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from eth_account.signers.local import LocalAccount
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.chain.networks import Network, network_of
+from services.chain.rpc import Rpc
+from services.chain.sender import Sender
 from services.credentials import engine_of
 from services.keeper.hosted.mcp import Mcp
 from services.keeper.hosted.patience import Patience
@@ -22,6 +24,7 @@ from services.keeper.runner_http.desk import Desk
 from services.keeper.runner_http.keys import AccessKeys
 from services.keeper.runner_http.serving import serving
 from services.keeper.runner_http.shelf import Shelf
+from tests.anvil import LOCAL
 from tests.postgres import database
 
 TRANSPORTS = ("rest", "mcp")
@@ -45,15 +48,25 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def served(
-    *, per_minute: int = UNLIMITED, network: Network | None = None, **runner_is: Any
+    *,
+    per_minute: int = UNLIMITED,
+    rpc: Rpc | None = None,
+    wallet: LocalAccount | None = None,
+    like: "Served | None" = None,
+    **runner_is: Any,
 ) -> AsyncIterator[Served]:
+    """On the local chain. `like`: another whose keys open this one too. `rpc`, `wallet`: the way to the
+    chain, and who sends; without them nothing is sent.
+    """
     async with database() as url:
         engine = engine_of(url)
-        runner = Runner(engine, **runner_is)
+        sender = Sender(rpc, LOCAL, wallet, engine) if rpc is not None and wallet is not None else None
+        runner = Runner(engine, rpc=rpc, network=LOCAL, sender=sender, **runner_is)
         with TemporaryDirectory() as folder:
-            keys = AccessKeys(Path(folder) / "keys.json")
-            organisation, webhook = keys.issue("organisation", "tests")[1], keys.issue("webhook", "tests")[1]
-            desk = Desk(runner, Shelf(engine), network or network_of(31337))
+            keys = like.keys if like else AccessKeys(Path(folder) / "keys.json")
+            organisation = like.organisation if like else keys.issue("organisation", "tests")[1]
+            webhook = like.webhook if like else keys.issue("webhook", "tests")[1]
+            desk = Desk(runner, Shelf(engine), LOCAL)
             app = create_app(desk, keys, rest_per_minute=per_minute, mcp_per_minute=per_minute)
             async with serving(app, "127.0.0.1", 0) as port:
                 yield Served(f"http://127.0.0.1:{port}", runner, engine, keys, organisation, webhook)

@@ -102,16 +102,16 @@ async def test_nobody_listening_is_an_unknown_outcome() -> None:
     ("said", "code", "status", "retryable", "request_id"),
     [
         ("error_invalid_input", "invalid_input", 400, False, "b3c1e2f0-2a4d-4a1e-9c3f-0f2b7c1d5e6a"),
-        ("error_unauthorized", "unauthorized", 401, False, "r-401"),
-        ("error_billing", "billing_required", 402, False, None),
-        ("error_scope", "insufficient_scope", 403, False, "r-403"),
-        ("error_execution_not_found", "not_found", 404, False, "r-404"),
+        ("error_unauthorized", "unauthorized", 401, True, "r-401"),
+        ("error_billing", "billing_required", 402, True, None),
+        ("error_scope", "insufficient_scope", 403, True, "r-403"),
+        ("error_execution_not_found", "not_found", 404, True, "r-404"),
         ("error_conflict", "idempotency_conflict", 409, False, None),
-        ("error_disabled", "workflow_disabled", 410, False, None),
-        ("error_wrong_key_type", "wrong_key_type", 401, False, None),
+        ("error_disabled", "workflow_disabled", 410, True, None),
+        ("error_wrong_key_type", "wrong_key_type", 401, True, None),
     ],
 )
-async def test_a_refusal_is_final_in_either_shape(
+async def test_a_refusal_in_either_shape_is_final_unless_a_person_can_mend_it(
     said: str, code: str, status: int, retryable: bool, request_id: str | None
 ) -> None:
     async with hosted() as (server, backend):
@@ -127,6 +127,17 @@ async def test_a_refusal_is_final_in_either_shape(
         )
         assert found.detail
         assert len(server.of(EXECUTE)) == 1
+
+
+@pytest.mark.parametrize("said", ["error_unauthorized", "error_execution_not_found", "error_invalid_input"])
+async def test_a_run_that_is_not_shown_has_not_failed(said: str) -> None:
+    async with hosted() as (server, backend):
+        server.say(STATUS, said)
+        server.say(WAIT, said)
+        for asking in (backend.status("exec_123"), backend.wait("exec_123", 5)):
+            with pytest.raises(BackendRefused) as refused:
+                await asking
+            assert refused.value.retryable
 
 
 async def test_a_conflict_names_the_run_that_has_the_key() -> None:

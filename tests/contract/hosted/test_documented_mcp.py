@@ -72,7 +72,7 @@ async def test_a_key_that_is_refused_twice_is_refused() -> None:
         server.say(EXECUTE, "mcp_unauthorized")
         with pytest.raises(BackendRefused) as refused:
             await execute(backend)
-        assert (refused.value.status, refused.value.retryable) == (401, False)
+        assert (refused.value.status, refused.value.retryable) == (401, True)
         assert len(server.of("initialize")) == 2
 
 
@@ -111,15 +111,24 @@ async def test_an_outcome_that_stays_unknown_is_no_failure(fault: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "code", "status"),
-    [("mcp_tool_conflict", "idempotency_conflict", 409), ("mcp_tool_scope", "insufficient_scope", 403)],
+    ("said", "code", "status", "retryable"),
+    [
+        ("mcp_tool_conflict", "idempotency_conflict", 409, False),
+        ("mcp_tool_scope", "insufficient_scope", 403, True),
+    ],
 )
-async def test_a_tool_that_refuses_is_final(said: str, code: str, status: int) -> None:
+async def test_a_tool_that_refuses_is_not_called_again(
+    said: str, code: str, status: int, retryable: bool
+) -> None:
     async with hosted() as (server, backend):
         server.say(EXECUTE, said)
         with pytest.raises(BackendRefused) as refused:
             await execute(backend)
-        assert (refused.value.code, refused.value.status, refused.value.retryable) == (code, status, False)
+        assert (refused.value.code, refused.value.status, refused.value.retryable) == (
+            code,
+            status,
+            retryable,
+        )
         assert len(server.of(EXECUTE)) == 1
 
 
