@@ -1,12 +1,15 @@
 """What `GET /api/mcp/schemas` says: which actions and triggers this runner knows, and their fields. Pure."""
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from services.keeper.runner.actions.superfluid import CALLS, DEFAULTS, Call
 from services.keeper.runner.runner import STARTED_HERE
 from services.keeper.workflow_format import HANDLES
 
 CHAIN, ADDRESS, ABI = "string (chain id)", "string (address)", "string (JSON of an ABI)"
 CALL = {"network": CHAIN, "contractAddress": ADDRESS, "abi": ABI, "abiFunction": "string"}
+GAS = {"gasLimitMultiplier": "string"}
 TIP = {"priorityFeeGwei": "string", "failOnError": "boolean"}
 
 FIELDS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
@@ -49,9 +52,29 @@ FIELDS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "web3/transfer-funds": ({"network": CHAIN, "recipientAddress": ADDRESS, "amount": "string"}, TIP),
     "web3/write-contract": (
         CALL,
-        {"functionArgs": "string (JSON list)", "ethValue": "string", "gasLimitMultiplier": "string", **TIP},
+        {"functionArgs": "string (JSON list)", "ethValue": "string", **GAS, **TIP},
     ),
 }
+
+
+def _superfluid(call: Call) -> tuple[dict[str, str], dict[str, str]]:
+    """The arguments by their names, those of a tuple among them."""
+    named = dict(_flat(call.parsed.inputs))
+    place = {"network": CHAIN} if call.contract else {"network": CHAIN, "contractAddress": ADDRESS}
+    required = {name: kind for name, kind in named.items() if name not in DEFAULTS}
+    optional = {name: kind for name, kind in named.items() if name in DEFAULTS}
+    return {**place, **required}, optional if call.outputs else {**optional, **GAS, **TIP}
+
+
+def _flat(items: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    for item in items:
+        if item["type"] == "tuple":
+            yield from _flat(item["components"])
+        else:
+            yield item["name"], f"string ({item['type']})"
+
+
+FIELDS |= {f"superfluid/{slug}": _superfluid(call) for slug, call in CALLS.items()}
 
 
 def schemas() -> dict[str, Any]:

@@ -266,6 +266,9 @@ async def test_what_the_runner_knows_is_what_it_says_it_knows() -> None:
         assert sorted(said["actions"]) == sorted(KNOWN)
         assert said["chains"] == (await client.get("/api/chains")).json()
         assert said["chains"][0]["chainId"] == 31337
+        pool = said["actions"]["superfluid/create-pool"]
+        assert list(pool["requiredFields"]) == ["network", "token", "admin"]
+        assert {"transferabilityForUnitsOwner", "gasLimitMultiplier"} <= set(pool["optionalFields"])
 
 
 async def test_what_is_no_request_is_refused_in_the_documented_form() -> None:
