@@ -17,7 +17,7 @@ from tests.keeping import House, house
 from tests.paid_chain import PaidSession
 from tests.rpc_proxy import FAULTS as FAULTS_OF_AN_RPC
 
-HOUSES, PER_HOUSE = 10, 20
+HOUSES, PER_HOUSE = 6, 20
 FAULTS = ("crash", "refuse", "hang", "err", "reorg", "reorg", "payer_stop", "payer_close")
 CLOSED = 2
 
