@@ -20,6 +20,11 @@ def compact(value: Any) -> str:
     return json.dumps(_whole(value), separators=(",", ":"), ensure_ascii=False)
 
 
+def canonical(value: Any) -> str:
+    """As `compact`, with keys sorted: equal values are equal texts."""
+    return json.dumps(_whole(value), separators=(",", ":"), ensure_ascii=False, sort_keys=True)
+
+
 def _whole(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
         return int(value)

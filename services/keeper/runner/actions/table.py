@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from services.keeper.runner.actions.coalition import cast_vote, open_ballot, require_consensus, tally
 from services.keeper.runner.actions.http_request import http_request
 from services.keeper.runner.actions.state import state_get, state_set
 from services.keeper.runner.actions.step import Action
@@ -25,8 +26,17 @@ ACTIONS: Mapping[str, Action] = {
     "web3/read-contract": read_contract,
     "web3/transfer-funds": transfer_funds,
     "web3/write-contract": write_contract,
+    "coalition/cast-vote": cast_vote,
+    "coalition/open-ballot": open_ballot,
+    "coalition/require-consensus": require_consensus,
+    "coalition/tally": tally,
     **SUPERFLUID,
 }
 KNOWN = tuple(sorted((*ACTIONS, CONDITION, FOR_EACH, COLLECT)))
-SENDS = SENDING | {"web3/write-contract", "web3/transfer-funds"}
+SENDS = SENDING | {
+    "coalition/cast-vote",
+    "coalition/open-ballot",
+    "web3/transfer-funds",
+    "web3/write-contract",
+}
 """Actions whose unforeseen errors must never end a step: what they sent may have happened."""
