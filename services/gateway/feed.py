@@ -47,7 +47,7 @@ async def feed(
         int | None,
         Query(alias="from", ge=0, le=2**53, description="first log sequence; default: from now on"),
     ] = None,
-    kind: Annotated[str | None, Query(description="node, pool or session")] = None,
+    kind: Annotated[str | None, Query(description=f"one of {', '.join(DECIDERS)}")] = None,
     type_: Annotated[
         str | None, Query(alias="type", max_length=64, description='an event type, e.g. "session.opened.v1"')
     ] = None,
