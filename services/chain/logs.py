@@ -49,7 +49,8 @@ async def read_on(
 ) -> Step:
     """The next batch that has its confirmations; None: nothing new. Raises ChainAway, RpcRefused.
 
-    The batch is whole or not given: its last block is looked at again after its logs were read.
+    The batch is whole or not given: its last block, and the one that it follows, are looked at again after
+    its logs were read. None then too: the next call says what was taken back.
     """
     newest = marks[-1]
     if not await is_canonical(rpc, newest.number, newest.hash):
@@ -63,6 +64,8 @@ async def read_on(
     if (await rpc.block(last)).hash != before.hash:
         return None
     if any(log.block_number == last and log.block_hash != before.hash for log in logs):
+        return None
+    if not await is_canonical(rpc, newest.number, newest.hash):
         return None
     return Batch(tuple(logs), Mark(last, before.hash))
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import httpx
 import pytest
 
 from services.chain import abi, anvil, transactions
@@ -59,6 +60,28 @@ async def test_every_event_is_read_once_in_order_and_only_when_it_is_confirmed()
         await rpc.ask("anvil_mine", "0x2")
         step = await read_on(rpc, PATIENT, marks, [usdc.address])
         assert minted(step, usdc) == [7, 8]
+
+
+class ReorganisedMeanwhile(Rpc):
+    """The chain takes its newest block back just before its height is asked for, and grows past it."""
+
+    async def block_number(self) -> int:
+        await self.ask("anvil_rollback", 1)
+        await self.ask("anvil_mine", "0x3")
+        return await super().block_number()
+
+
+async def test_blocks_taken_back_while_a_batch_is_read_are_not_passed_over() -> None:
+    async with deployed_chain() as (rpc, manifest), httpx.AsyncClient() as client:
+        usdc = usdc_of(manifest)
+        before = await mark_before(rpc, await rpc.block_number() + 1)
+        await mint(rpc, manifest, 1)
+        step = await read_on(rpc, LOCAL, (before,), [usdc.address])
+        assert minted(step, usdc) == [1]
+        assert isinstance(step, Batch)
+        marks = after((before,), step)
+        assert await read_on(ReorganisedMeanwhile(rpc.url, client), LOCAL, marks, [usdc.address]) is None
+        assert await read_on(rpc, LOCAL, marks, [usdc.address]) == TakenBack(before)
 
 
 async def test_blocks_taken_back_are_reported_from_the_last_common_one() -> None:
