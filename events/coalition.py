@@ -1,11 +1,13 @@
 """A pool's Coalition contract as the pool knows it: which chain epoch pays the operators of which plan.
 
-Part of `events.pool`, which hands it what it has to know. Knows no chain: the gateway has read there what is
-told here.
+Part of `events.pool`, which hands it what it has to know. Knows no chain: the gateway has read there what
+opened, the keeper what ended.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from dataclasses import replace as replace_whole
+from typing import assert_never
 
 import msgspec
 from msgspec.structs import replace
@@ -45,10 +47,53 @@ class CoalitionOpened(Event, frozen=True, tag="pool.coalition_opened.v1"):
     breach_terms: BreachTerms | None = None
 
 
+class CoalitionEnded(Event, frozen=True, tag="pool.coalition_ended.v1"):
+    """Contract `coalition` has ended its `chain_epoch`, and no other has followed in that transaction.
+
+    A claim on one of its operators does so. Nothing new can be streamed until another epoch opens.
+    `at`: where EpochEnded stands.
+    """
+
+    coalition: Address
+    chain_epoch: int
+    at: ChainRef
+
+
+class CoalitionEndReverted(Event, frozen=True, tag="pool.coalition_end_reverted.v1"):
+    """A reorg took the end at `at` back: `gda_pool` pays plan `epoch` again, by `chain_epoch`.
+
+    Without the two an earlier end stands, and nothing pays.
+    """
+
+    coalition: Address
+    chain_epoch: int
+    epoch: int | None
+    gda_pool: Address | None
+    at: ChainRef
+
+
+CoalitionEvent = CoalitionOpened | CoalitionEnded | CoalitionEndReverted
+
+
 class OpenCoalition(msgspec.Struct, frozen=True):
     """What the gateway has found on its own RPC, deep enough to count."""
 
     opened: CoalitionOpened
+
+
+class EndCoalition(msgspec.Struct, frozen=True):
+    """What the keeper has read, deep enough to count."""
+
+    ended: CoalitionEnded
+
+
+class RevertCoalitionEnd(msgspec.Struct, frozen=True):
+    """The chain has the block at `at` no more."""
+
+    at: ChainRef
+
+
+CoalitionCommand = OpenCoalition | EndCoalition | RevertCoalitionEnd
 
 
 class PoolIsFree(Rejected):
@@ -66,7 +111,7 @@ class CoalitionDiffers(Rejected):
 
 
 class CoalitionEpochStale(Rejected):
-    """The plan is neither served nor the newest, or a later epoch of the coalition is known already."""
+    """The plan is neither served nor the newest, or the coalition's epoch is known to be over."""
 
     code = "coalition_epoch_stale"
     remedy = "Open an epoch for the present plan: computepool pools open-coalition."
@@ -74,9 +119,13 @@ class CoalitionEpochStale(Rejected):
 
 @dataclass(frozen=True)
 class Openings:
-    """Every chain epoch that was opened for this pool, in the log's order."""
+    """Every chain epoch that was opened for this pool, in the log's order, and the ends that stand.
+
+    An end of an epoch before the last opened one says nothing of the present and is not kept.
+    """
 
     told: tuple[CoalitionOpened, ...] = ()
+    ends: tuple[CoalitionEnded, ...] = ()
 
     @property
     def coalition(self) -> str | None:
@@ -87,8 +136,15 @@ class Openings:
     def breach_terms(self) -> BreachTerms | None:
         return next((one.breach_terms for one in reversed(self.told) if one.breach_terms is not None), None)
 
+    @property
+    def over(self) -> bool:
+        """The last epoch has ended: nothing new can be streamed until another opens."""
+        return bool(self.ends)
+
     def gda_pool_of(self, epoch: int) -> str | None:
-        """What pays the operators of this plan; None: nothing does yet."""
+        """What pays the operators of this plan; None: nothing does (yet, or any more)."""
+        if self.over:
+            return None
         return next((one.gda_pool for one in reversed(self.told) if one.epoch == epoch), None)
 
     def epoch_of(self, gda_pool: str) -> int | None:
@@ -99,12 +155,25 @@ class Openings:
     @property
     def paying(self) -> int | None:
         """The plan whose operators get what streams now, by `epoch_of`."""
-        return self.epoch_of(self.told[-1].gda_pool) if self.told else None
+        return self.epoch_of(self.told[-1].gda_pool) if self.told and not self.over else None
 
     def decide(
+        self, command: CoalitionCommand, price_wei_per_s: str, epochs: Collection[int]
+    ) -> tuple[CoalitionEvent, ...]:
+        """`epochs`: plans that may be paid. Raises PoolIsFree, CoalitionDiffers, CoalitionEpochStale."""
+        match command:
+            case OpenCoalition(opened):
+                return self._open(opened, price_wei_per_s, epochs)
+            case EndCoalition(ended):
+                return self._end(ended)
+            case RevertCoalitionEnd(at):
+                return tuple(self._end_reverted(end) for end in self.ends if end.at.key == at.key)
+            case _:
+                assert_never(command)
+
+    def _open(
         self, opened: CoalitionOpened, price_wei_per_s: str, epochs: Collection[int]
     ) -> tuple[CoalitionOpened, ...]:
-        """`epochs`: plans that may be paid. Raises PoolIsFree, CoalitionDiffers, CoalitionEpochStale."""
         if price_wei_per_s == "0":
             raise PoolIsFree
         if opened in self.told or (opened.breach_terms is None and opened in map(_bare, self.told)):
@@ -115,12 +184,44 @@ class Openings:
                 raise CoalitionDiffers(f"the pool's coalition is {last.coalition} on chain {last.chain_id}")
             if opened.chain_epoch < last.chain_epoch:
                 raise CoalitionEpochStale(f"chain epoch {last.chain_epoch} is open already")
+        if any(end.chain_epoch >= opened.chain_epoch for end in self.ends):
+            raise CoalitionEpochStale(f"chain epoch {opened.chain_epoch} is over")
         if opened.epoch not in epochs:
             raise CoalitionEpochStale(f"plan {opened.epoch} is neither served nor the newest")
         return (opened,)
 
-    def after(self, opened: CoalitionOpened) -> "Openings":
-        return Openings((*self.told, opened))
+    def _end(self, ended: CoalitionEnded) -> tuple[CoalitionEnded | CoalitionEndReverted, ...]:
+        """An epoch ends once: another end of it than the one that stands says that this one is gone."""
+        last = self.told[-1] if self.told else None
+        here = (ended.at.chain_id, ended.coalition.lower())
+        if last is None or here != (last.chain_id, last.coalition.lower()):
+            raise CoalitionDiffers(f"the pool's coalition is {self.coalition}")
+        if ended.chain_epoch < last.chain_epoch or any(end.at.key == ended.at.key for end in self.ends):
+            return ()
+        gone = tuple(self._end_reverted(end) for end in self.ends if end.chain_epoch == ended.chain_epoch)
+        return (*gone, ended)
+
+    def _end_reverted(self, end: CoalitionEnded) -> CoalitionEndReverted:
+        left = self._without(end.at)
+        last = self.told[-1]
+        chain_epoch = max((last.chain_epoch, *(one.chain_epoch for one in left.ends)))
+        epoch, gda_pool = (None, None) if left.over else (last.epoch, last.gda_pool)
+        return CoalitionEndReverted(end.coalition, chain_epoch, epoch, gda_pool, end.at)
+
+    def _without(self, at: ChainRef) -> "Openings":
+        return replace_whole(self, ends=tuple(end for end in self.ends if end.at.key != at.key))
+
+    def after(self, event: CoalitionEvent) -> "Openings":
+        match event:
+            case CoalitionOpened():
+                later = tuple(end for end in self.ends if end.chain_epoch >= event.chain_epoch)
+                return Openings((*self.told, event), later)
+            case CoalitionEnded():
+                return replace_whole(self, ends=(*self.ends, event))
+            case CoalitionEndReverted():
+                return self._without(event.at)
+            case _:
+                assert_never(event)
 
 
 def _bare(opened: CoalitionOpened) -> CoalitionOpened:

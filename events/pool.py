@@ -9,11 +9,13 @@ from typing import Literal, assert_never
 import msgspec
 from msgspec.structs import replace as replace_shard
 
+from events.coalition import CoalitionCommand, CoalitionEvent, EndCoalition, Openings, RevertCoalitionEnd
 from events.coalition import CoalitionDiffers as CoalitionDiffers
+from events.coalition import CoalitionEnded as CoalitionEnded
+from events.coalition import CoalitionEndReverted as CoalitionEndReverted
 from events.coalition import CoalitionEpochStale as CoalitionEpochStale
 from events.coalition import CoalitionOpened as CoalitionOpened
 from events.coalition import OpenCoalition as OpenCoalition
-from events.coalition import Openings
 from events.coalition import PoolIsFree as PoolIsFree
 from events.kernel import Decider, Event, Hash, Ulid, Wei
 from events.pool_refusals import MemberNotAccepted as MemberNotAccepted
@@ -133,7 +135,7 @@ PoolEvent = (
     | EpochChanged
     | ShardReplaced
     | DrainBlocked
-    | CoalitionOpened
+    | CoalitionEvent
     | Retired
 )
 
@@ -208,7 +210,7 @@ PoolCommand = (
     | ReplaceShard
     | BlockDrain
     | ReportDrained
-    | OpenCoalition
+    | CoalitionCommand
     | Retire
 )
 
@@ -292,9 +294,9 @@ def _decide_forming(command: PoolCommand, state: Forming) -> tuple[PoolEvent, ..
                 for left, leaver, successor in state.leaving
                 if (left, leaver) == (epoch, node_id)
             )
-        case OpenCoalition(opened):
+        case OpenCoalition() | EndCoalition() | RevertCoalitionEnd():
             epochs = {plan.epoch for plan in (state.plan, state.serving) if plan is not None}
-            return state.openings.decide(opened, state.terms.price_wei_per_s, epochs)
+            return state.openings.decide(command, state.terms.price_wei_per_s, epochs)
         case Retire(reason):
             return (Retired(reason),)
         case _:
@@ -373,7 +375,7 @@ def evolve(state: PoolState, event: PoolEvent) -> PoolState:
             return replace(state, leaving=state.leaving - {(epoch, node_id, successor_id)})
         case DrainBlocked(node_id, _, detail):
             return replace(state, blocked=state.blocked | {(node_id, detail)})
-        case CoalitionOpened():
+        case CoalitionOpened() | CoalitionEnded() | CoalitionEndReverted():
             return replace(state, openings=state.openings.after(event))
         case Retired():
             return Closed(state.terms, state.plan)

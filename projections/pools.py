@@ -52,6 +52,10 @@ def changes_of(recorded: Recorded, event: pool.PoolEvent) -> tuple[Change, ...]:
         case pool.CoalitionOpened(coalition, _, epoch, chain_epoch, gda_pool):
             paid = put(coalition=coalition, gda_pool=gda_pool, paid_epoch=epoch, chain_epoch=chain_epoch)
             return (paid,)
+        case pool.CoalitionEnded(_, chain_epoch):
+            return (put(gda_pool=None, paid_epoch=None, chain_epoch=chain_epoch),)
+        case pool.CoalitionEndReverted(_, chain_epoch, epoch, gda_pool):
+            return (put(gda_pool=gda_pool, paid_epoch=epoch, chain_epoch=chain_epoch),)
         case pool.ShardReplaced(epoch, node_id):
             return (put_shard(epoch, node_id, state="replaced"), put())
         case pool.DrainBlocked(node_id, code, detail):

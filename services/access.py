@@ -126,8 +126,8 @@ def grant(role: str, member: str | None = None) -> Grant:
                 answers=True,
             )
         case "orchestrator":
-            # It answers the gateway by name: leave to answer once is forgotten at a reload, and an answered
-            # registration always comes after one.
+            # It answers gateway and keeper by name: leave to answer once is forgotten at a reload, and an
+            # answered registration always comes after one.
             return Grant(
                 "CP",
                 (
@@ -141,13 +141,14 @@ def grant(role: str, member: str | None = None) -> Grant:
                     f"$JS.ACK.{REPORTS_STREAM}.orchestrator.>",
                     *_consumers_of(COMMANDS_STREAM, "*"),
                     f"{inbox_prefix('gateway', 'gateway')}.>",
+                    f"{inbox_prefix('keeper', 'keeper')}.>",
                 ),
-                (inbox, "cp.alive.*", "cp.control", _DOORBELL),
+                (inbox, "cp.alive.*", "cp.control", "cp.control.keeper", _DOORBELL),
             )
         case "keeper":
             written = ("session", "slash", "stream", "workflow")
             events = (f"cp.events.{kind}.*" for kind in written)
-            return Grant("CP", (*events, *_READ_EVENTS), (inbox, _DOORBELL))
+            return Grant("CP", (*events, "cp.control.keeper", *_READ_EVENTS), (inbox, _DOORBELL))
         case "projector":
             return Grant("READERS", (_DIRECT_EVENTS,), (inbox, _DOORBELL))
         case "auditor":

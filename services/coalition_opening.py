@@ -145,6 +145,14 @@ async def _seats(rest: Any, pool: Mapping[str, Any]) -> tuple[Seat, ...]:
     return tuple(found)
 
 
+async def check_evictions(rpc: Rpc, contract: Contract, seats: Sequence[Seat]) -> None:
+    """One evicted operator, and the contract would seat nobody. Raises CoalitionNotOpened, which names it."""
+    for seat in seats:
+        if await contract.read(rpc, "isEvicted", seat.operator):
+            text = f"operator {seat.operator} of node {seat.node_id} was evicted from {contract.address}"
+            raise CoalitionNotOpened(f"{text} for a breach: POST /pools/{{id}}/plan without that node first")
+
+
 @dataclass(frozen=True)
 class _Opener:
     """One run. `payouts`: node id -> its payout key, of the nodes whose directories are here."""
@@ -258,6 +266,7 @@ class _Opener:
         current = int(await contract.read(self.rpc, "epoch"))
         if await self._seated(contract, current, seats):
             return await self._transaction_of(contract, current)
+        await check_evictions(self.rpc, contract, seats)
         by_operator = {seat.operator: seat for seat in seats}
         bonds = [await self.bond(contract, seat) for _, seat in sorted(by_operator.items())]
         consents = [

@@ -1,7 +1,9 @@
-"""What the gateway asks the orchestrator to do, over one NATS request subject, and what it answers.
+"""What the gateway and the keeper ask the orchestrator to do, over NATS requests, and what it answers.
 
-The gateway may append only session events; every other change of the log goes through here. Knows nothing of
-HTTP and decides nothing: the orchestrator hands each request to its aggregate.
+The gateway may append only session events; every other change of the log goes through here. The keeper may
+append nothing of pools, and has a subject of its own on which it can tell what their coalitions' chain says,
+and nothing else. Knows nothing of HTTP and decides nothing: the orchestrator hands each request to its
+aggregate.
 """
 
 import msgspec
@@ -9,9 +11,11 @@ from nats.aio.client import Client
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 
-from events import node, pool, slash, workflow
+from events import coalition, node, pool, slash, workflow
+from events.chain import ChainRef
 
 CONTROL_SUBJECT = "cp.control"
+KEEPER_SUBJECT = "cp.control.keeper"
 
 
 class _Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="ask"):
@@ -99,12 +103,37 @@ Ask = (
 )
 
 
+class EndCoalition(_Ask, frozen=True, tag="end_coalition"):
+    """Read on the chain by the keeper, with its confirmations."""
+
+    pool_id: str
+    ended: coalition.CoalitionEnded
+
+
+class RevertCoalitionEnd(_Ask, frozen=True, tag="revert_coalition_end"):
+    """The chain has the block at `at` no more."""
+
+    pool_id: str
+    at: ChainRef
+
+
+KeeperAsk = EndCoalition | RevertCoalitionEnd
+
+
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`command_id` is the caller's idempotency key: the same id again has no second effect."""
 
     command_id: str
     correlation_id: str
     ask: Ask
+
+
+class KeeperEnvelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """As `Envelope`, on the keeper's subject."""
+
+    command_id: str
+    correlation_id: str
+    ask: KeeperAsk
 
 
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -130,9 +159,21 @@ async def ask(
     client: Client, request: Ask, command_id: str, correlation_id: str, timeout_s: float = 10
 ) -> Answer:
     """Raises OrchestratorAway. A refusal is an Answer with `error_code`."""
-    body = msgspec.json.encode(Envelope(command_id, correlation_id, request))
+    envelope = Envelope(command_id, correlation_id, request)
+    return await _asked(client, CONTROL_SUBJECT, envelope, timeout_s)
+
+
+async def tell(client: Client, fact: KeeperAsk, command_id: str, timeout_s: float = 10) -> Answer:
+    """As `ask`, by the keeper."""
+    envelope = KeeperEnvelope(command_id, command_id, fact)
+    return await _asked(client, KEEPER_SUBJECT, envelope, timeout_s)
+
+
+async def _asked(
+    client: Client, subject: str, envelope: Envelope | KeeperEnvelope, timeout_s: float
+) -> Answer:
     try:
-        reply = await client.request(CONTROL_SUBJECT, body, timeout=timeout_s)
+        reply = await client.request(subject, msgspec.json.encode(envelope), timeout=timeout_s)
     except (NoRespondersError, NatsTimeout) as away:
         raise OrchestratorAway(OrchestratorAway.__doc__ or "") from away
     answer: Answer = _answers.decode(reply.data)

@@ -19,7 +19,7 @@ from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import NotFoundError
 
-from events import money_policies, node, pool, slash, slash_policies, workflow
+from events import coalition, money_policies, node, pool, slash, slash_policies, workflow
 from events.envelope import Cause, Recorded, decode_commit
 from events.kernel import Rejected
 from events.planning import Candidate, ModelDoesNotFit, plan_layers
@@ -218,7 +218,7 @@ class Orchestrator:
 
     async def serve_control(self) -> None:
         async def answer(message: Msg) -> None:
-            await message.respond(msgspec.json.encode(await self._answer(message.data)))
+            await message.respond(msgspec.json.encode(await self._answer(message)))
 
         async def in_own_task(message: Msg) -> None:
             task = asyncio.create_task(answer(message))
@@ -227,12 +227,19 @@ class Orchestrator:
 
         await self.caught_up.wait()
         await self.client.subscribe(control.CONTROL_SUBJECT, queue="orchestrator", cb=in_own_task)
+        await self.client.subscribe(control.KEEPER_SUBJECT, queue="orchestrator", cb=in_own_task)
 
     _answering: set["asyncio.Task[None]"] = field(default_factory=set)
 
-    async def _answer(self, raw: bytes) -> control.Answer:
+    async def _answer(self, message: Msg) -> control.Answer:
+        """What may be asked hangs on the subject, which is what the server lets a role publish on."""
+        of_keeper = message.subject == control.KEEPER_SUBJECT
         try:
-            request = msgspec.json.decode(raw, type=control.Envelope)
+            request: control.Envelope | control.KeeperEnvelope = (
+                msgspec.json.decode(message.data, type=control.KeeperEnvelope)
+                if of_keeper
+                else msgspec.json.decode(message.data, type=control.Envelope)
+            )
             if isinstance(request.ask, control.Ping):
                 return control.Answer(sequence=self.reacted)
             kind, aggregate_id, command = await self._command_of(request.ask)
@@ -257,7 +264,7 @@ class Orchestrator:
             async with asyncio.timeout(timeout_s), self.moved:
                 await self.moved.wait_for(lambda: self.reacted >= sequence)
 
-    async def _command_of(self, ask: control.Ask) -> tuple[str, str, Any]:
+    async def _command_of(self, ask: control.Ask | control.KeeperAsk) -> tuple[str, str, Any]:
         match ask:
             case control.Ping():
                 raise ValueError("a ping has no command")
@@ -273,6 +280,10 @@ class Orchestrator:
                 return "pool", pool_id, pool.AcceptMember(node_id, signature)
             case control.OpenCoalition(pool_id, opened):
                 return "pool", pool_id, pool.OpenCoalition(opened)
+            case control.EndCoalition(pool_id, ended):
+                return "pool", pool_id, coalition.EndCoalition(ended)
+            case control.RevertCoalitionEnd(pool_id, at):
+                return "pool", pool_id, coalition.RevertCoalitionEnd(at)
             case control.TellSlash(slash_id, command):
                 if isinstance(command, slash.CastVote):
                     command = slash.CastVote(command.vote, _now_ms())

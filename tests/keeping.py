@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eth_account.signers.local import LocalAccount
+from nats.aio.client import Client
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from events import payment, session, stream
@@ -59,6 +60,7 @@ class House:
     errors: RpcProxy
     key: LocalAccount
     """The controller's."""
+    keeper_client: Client
     keeper_log: EventLog
     callbacks: Received
     following: Following = field(default_factory=Following)
@@ -205,7 +207,8 @@ class House:
         async with connected(f"http://127.0.0.1:{self.proxy.port}", attempts=1, timeout_s=5) as rpc:
             reading = Reading(rpc, LOCAL, self.chain.manifest)
             settings = self.around.settings.model_copy(update={"gateway_url": self.callbacks.url})
-            working = work(reading, self.key, self.engine, self.keeper_log, self.following, settings)
+            client, log = self.keeper_client, self.keeper_log
+            working = work(reading, self.key, self.engine, client, log, self.following, settings)
             task = asyncio.create_task(working)
             try:
                 yield task
@@ -241,7 +244,7 @@ async def house(kind: type[PaidChain] = PaidChain) -> AsyncIterator[House]:
             policies(around),
             received() as callbacks,
         ):
-            yield House(chain, around, engine, proxy, errors, key, keeper_log, callbacks)
+            yield House(chain, around, engine, proxy, errors, key, client, keeper_log, callbacks)
         await engine.dispose()
 
 
@@ -252,6 +255,7 @@ async def policies(around: Surroundings) -> AsyncIterator[None]:
     events = await EventLog.open(client, Writer.load(around.settings.seeds_dir / "orchestrator.nk"))
     orchestrator = Orchestrator(client, events, NatsAccess.of(around.settings))
     tasks = [asyncio.create_task(orchestrator.follow_log()), asyncio.create_task(orchestrator.tick())]
+    await orchestrator.serve_control()
     try:
         yield
     finally:

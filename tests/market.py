@@ -15,7 +15,7 @@ from eth_account.signers.local import LocalAccount
 from x402.schemas import PaymentRequired
 
 from events.chain import ChainRef
-from events.pool import CoalitionOpened
+from events.pool import CoalitionEnded, CoalitionOpened
 from services import bus, control
 from services.chain import manifest as manifests
 from services.credentials import engine_of
@@ -56,6 +56,30 @@ class Market:
             PaymentRequired.model_validate_json(msgspec.json.encode(required))
         )
         return msgspec.json.decode(made.model_dump_json(by_alias=True, exclude_none=True), type=Payment)
+
+    async def pool(self, name: str, at_least: int) -> dict[str, Any]:
+        async with self.house.client() as client:
+            answer = await client.get(f"/pools/{self.pools[name]}", params={"at_least": at_least})
+            return dict(answer.json())
+
+    async def end_epoch(self, name: str) -> tuple[ChainRef, int]:
+        """As the keeper tells it; where it is said to stand, and the log's sequence that has it."""
+        block = await self.chain.rpc.block()
+        at = ChainRef(31337, block.number, block.hash, block.timestamp, "0x" + "ed" * 32, 0)
+        ended = CoalitionEnded(self.chain.coalition, 1, at)
+        return at, await self._tell(control.EndCoalition(self.pools[name], ended))
+
+    async def take_back_end(self, name: str, at: ChainRef) -> int:
+        return await self._tell(control.RevertCoalitionEnd(self.pools[name], at))
+
+    async def _tell(self, fact: control.KeeperAsk) -> int:
+        client = await bus.connect(self.house.nats.settings, "keeper")
+        try:
+            answer = await control.tell(client, fact, f"test {msgspec.json.encode(fact).decode()}")
+        finally:
+            await bus.close(client)
+        assert answer.error_code is None, answer
+        return answer.sequence
 
     async def sessions(self) -> list[dict[str, Any]]:
         async with self.house.client() as client:

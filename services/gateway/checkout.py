@@ -70,6 +70,7 @@ async def standing_of(
     """
     if route.is_free:
         return Standing(known(request, who).payer, session_id)
+    check_paying(route)
     if session_id is not None:
         payer = await open_payer(here, session_id)
         if payer is not None:
@@ -108,11 +109,22 @@ async def open_payer(here: Gateway, session_id: str) -> str | None:
     return state.terms.payer
 
 
+def check_paying(route: Route) -> None:
+    """Before anybody is asked to pay, and before an open session starts what it could not pay for.
+
+    Raises PoolUnavailable.
+    """
+    if route.over:
+        text = f"{route.name}'s coalition has ended its epoch; nobody can be paid until it opens another."
+        raise PoolUnavailable(text)
+
+
 async def buy(here: Gateway, request: Request, route: Route, purchase: Purchase) -> Paid:
     """The session that the request's payment opened. Raises PaymentRequired with an offer when there is no
     payment or it does not hold, PaymentAlreadyUsed, SettlementUnknown, PoolUnavailable, ChainAwayProblem,
     InvalidRequest.
     """
+    check_paying(route)
     if route.coalition is None or route.gda_pool is None:
         raise PoolUnavailable(f"{route.name} has a price, and no coalition that could be paid yet.")
     if int(route.price_wei_per_s) % WEI_PER_MICRO:

@@ -18,6 +18,7 @@ class Route:
     """One epoch of one pool. `node_ids` in ring order, the entry first; `seal_key` is the entry's.
 
     `coalition` and the epoch's `gda_pool` are what a session of a priced pool pays; None: nobody can pay yet.
+    `over`: the coalition has ended its epoch, so that not even an open session can pay for another request.
     """
 
     pool_id: str
@@ -31,6 +32,7 @@ class Route:
     seal_key: str
     coalition: str | None = None
     gda_pool: str | None = None
+    over: bool = False
 
     @property
     def is_free(self) -> bool:
@@ -78,6 +80,7 @@ class Routing:
             await self._seal_key(node_ids[0]),
             state.openings.coalition,
             state.openings.gda_pool_of(serving.epoch),
+            state.openings.over,
         )
 
     async def _seal_key(self, node_id: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 from eth_account.signers.local import LocalAccount
+from nats.aio.client import Client
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services import bus
@@ -25,6 +26,7 @@ from services.keeper.choosing import backend_of
 from services.keeper.claims import ClaimReader
 from services.keeper.deliveries import Deliveries
 from services.keeper.entries import Reading
+from services.keeper.epochs import EpochReader
 from services.keeper.executor import AWAY, Executor
 from services.keeper.following import Following
 from services.keeper.forgetting import forget_old
@@ -51,7 +53,7 @@ LONGEST_PAUSE_S = 5.0
 log = structlog.get_logger("keeper")
 
 
-async def keep(settings: Settings, events: EventLog, following: Following) -> None:
+async def keep(settings: Settings, client: Client, events: EventLog, following: Following) -> None:
     """Forever. A chain that is away, or has no contracts yet, is waited for. Raises what no waiting cures."""
     engine = engine_of(database_url(settings))
     pause_s = 0.2
@@ -69,7 +71,7 @@ async def keep(settings: Settings, events: EventLog, following: Following) -> No
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             reading = Reading(rpc, network, manifest)
-            await work(reading, key, engine, events, following, settings)
+            await work(reading, key, engine, client, events, following, settings)
     finally:
         await engine.dispose()
 
@@ -78,6 +80,7 @@ async def work(
     reading: Reading,
     key: LocalAccount,
     engine: AsyncEngine,
+    client: Client,
     events: EventLog,
     following: Following,
     settings: Settings,
@@ -105,6 +108,7 @@ async def work(
     runs = Runs(events, following, backend, rpc, network.chain_id, grants.input)
     executor = Executor(events, following, reader, sender, runs, factory, usdc, Vouchers(engine).of)
     claims = ClaimReader(reading, events, following)
+    epochs = EpochReader(reading, following, client)
     breaches = Breaches(following, claims, runs, rpc)
     try:
         await _resume(runner)
@@ -117,6 +121,7 @@ async def work(
             works.create_task(executor.tend(), name="tend")
             works.create_task(_orphans(executor), name="orphans")
             works.create_task(_after_log(following, claims.read_forever()), name="claims")
+            works.create_task(_after_log(following, epochs.read_forever()), name="epochs")
             works.create_task(breaches.run(), name="breaches")
             works.create_task(serve_paths(settings, Desk(runner, Shelf(engine), network)), name="paths")
             works.create_task(Hinted(events, Inbox(engine), runs).run(), name="hints")
@@ -165,7 +170,7 @@ async def run(settings: Settings) -> None:
     client = await bus.connect(settings, "keeper")
     events = await EventLog.open(client, Writer.load(settings.seeds_dir / "keeper.nk"))
     log.info("ready")
-    keeping = asyncio.create_task(keep(settings, events, Following()))
+    keeping = asyncio.create_task(keep(settings, client, events, Following()))
     stopping = asyncio.create_task(stop.wait())
     done, pending = await asyncio.wait((keeping, stopping), return_when=asyncio.FIRST_COMPLETED)
     for task in pending:

@@ -79,7 +79,7 @@ class Following:
                     self.told[at.key] += 1
             case pool.CoalitionOpened(coalition, _, _, _, _, at):
                 self.coalitions.setdefault(coalition.lower(), at.block_number)
-            case stream.Reverted() | claim.Reverted():
+            case stream.Reverted() | claim.Reverted() | pool.CoalitionEndReverted():
                 self.told[event.at.key] += 1
             case workflow.Requested(_, _, subject_id, step, attempt):
                 self.asked_unix_ms[key] = recorded.time_unix_ms

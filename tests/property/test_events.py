@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from events import breach, moves, node, payment, pool, session, slash, stream, workflow
+from events import breach, coalition, moves, node, payment, pool, session, slash, stream, workflow
 from events.envelope import DECIDERS, decode_commit, encode_commit
 from events.kernel import Rejected
 from tests import money, slashing
@@ -32,6 +32,7 @@ node_commands: st.SearchStrategy[Any] = st.one_of(
     st.just(node.Retire("x")),
 )
 PLANS = ((shard(1, 0, 8, 10_000),), (shard(1, 0, 4, 5000), shard(2, 4, 8, 5000)), (shard(1, 0, 3, 10_000),))
+COALITION = "0x" + "c0" * 20
 pool_commands: st.SearchStrategy[Any] = st.one_of(
     st.sampled_from(["0", "5"]).map(lambda price: pool.Propose(proposed(price_wei_per_s=price))),
     numbers.map(lambda n: pool.AcceptMember(ulid(n), "sig")),
@@ -58,6 +59,17 @@ pool_commands: st.SearchStrategy[Any] = st.one_of(
         moved_requests=st.just(1),
         kv_bytes=st.just(2),
     ),
+    st.builds(
+        lambda epoch, chain_epoch: pool.OpenCoalition(
+            pool.CoalitionOpened(COALITION, 31337, epoch, chain_epoch, COALITION, money.ref(2 * chain_epoch))
+        ),
+        epochs,
+        numbers,
+    ),
+    numbers.map(
+        lambda n: coalition.EndCoalition(coalition.CoalitionEnded(COALITION, n, money.ref(2 * n + 1)))
+    ),
+    numbers.map(lambda n: coalition.RevertCoalitionEnd(money.ref(n))),
     st.just(pool.Retire("x")),
 )
 session_commands: st.SearchStrategy[Any] = st.one_of(

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from events import pool
+from events import coalition, pool
 from events.pool import pool as decider
 from tests.aggregates import digest, proposed, shard, ulid
 from tests.money import ref
@@ -198,6 +198,57 @@ def test_a_priced_pool_learns_once_what_pays_the_operators_of_a_plan() -> None:
     assert state.openings.coalition == OPENED.coalition
     paid = [state.openings.gda_pool_of(epoch) for epoch in (1, 2, 3)]
     assert paid == [OPENED.gda_pool, later.gda_pool, None]
+
+
+ENDED = pool.CoalitionEnded(OPENED.coalition, 1, ref(8))
+END = coalition.EndCoalition(ENDED)
+REOPENED = msgspec.structs.replace(OPENED, epoch=2, chain_epoch=2, gda_pool="0x" + "2b" * 20)
+
+
+def openings(state: pool.PoolState) -> coalition.Openings:
+    assert isinstance(state, pool.Forming)
+    return state.openings
+
+
+def test_after_its_epoch_has_ended_a_pool_pays_nobody_until_another_opens() -> None:
+    ended = openings(given(decider, *PRICED, OPENED).when(END).then(ENDED))
+    assert (ended.over, ended.paying, ended.gda_pool_of(1)) == (True, None, None)
+    assert (ended.coalition, ended.epoch_of(OPENED.gda_pool)) == (OPENED.coalition, 1)
+    given(decider, *PRICED, OPENED, ENDED).when(END).nothing()
+    reopening = given(decider, *PRICED, OPENED, ENDED).when(pool.OpenCoalition(REOPENED))
+    again = openings(reopening.then(REOPENED))
+    assert (again.over, again.paying, again.gda_pool_of(2)) == (False, 2, REOPENED.gda_pool)
+
+
+def test_an_end_that_another_opening_has_followed_says_nothing() -> None:
+    given(decider, *PRICED, OPENED, REOPENED).when(END).nothing()
+
+
+def test_an_epoch_that_has_ended_is_not_opened_by_a_late_word() -> None:
+    late = msgspec.structs.replace(OPENED, epoch=2)
+    given(decider, *PRICED, OPENED, ENDED).when(pool.OpenCoalition(late)).refused(pool.CoalitionEpochStale)
+    unheard = pool.CoalitionEnded(OPENED.coalition, 2, ref(9))
+    ended = openings(given(decider, *PRICED, OPENED).when(coalition.EndCoalition(unheard)).then(unheard))
+    assert ended.over
+    reopening = given(decider, *PRICED, OPENED, unheard).when(pool.OpenCoalition(REOPENED))
+    reopening.refused(pool.CoalitionEpochStale)
+
+
+def test_an_end_whose_block_is_taken_back_did_not_happen() -> None:
+    reverted = pool.CoalitionEndReverted(OPENED.coalition, 1, 1, OPENED.gda_pool, ENDED.at)
+    revert = coalition.RevertCoalitionEnd(ENDED.at)
+    state = openings(given(decider, *PRICED, OPENED, ENDED).when(revert).then(reverted))
+    assert (state.over, state.paying) == (False, 1)
+    given(decider, *PRICED, OPENED, ENDED, reverted).when(revert).nothing()
+    elsewhere = pool.CoalitionEnded(OPENED.coalition, 1, ref(9))
+    moved = given(decider, *PRICED, OPENED, ENDED).when(coalition.EndCoalition(elsewhere))
+    assert openings(moved.then(reverted, elsewhere)).ends == (elsewhere,)
+
+
+def test_the_end_of_anothers_coalition_is_refused() -> None:
+    foreign = msgspec.structs.replace(ENDED, coalition="0x" + "dd" * 20)
+    given(decider, *PRICED).when(END).refused(pool.CoalitionDiffers)
+    given(decider, *PRICED, OPENED).when(coalition.EndCoalition(foreign)).refused(pool.CoalitionDiffers)
 
 
 def test_who_attests_may_be_said_later_and_is_not_forgotten() -> None:

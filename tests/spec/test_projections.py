@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from events import moves, node, pool, session
@@ -94,6 +95,22 @@ def test_a_pool_shows_which_contract_pays_the_operators_of_which_plan() -> None:
         assert (found["coalition"], found["gda_pool"]) == (opened.coalition, opened.gda_pool)
         assert (found["paid_epoch"], found["chain_epoch"], found["serving_epoch"]) == (1, 4, 1)
     assert row(given("pool", *planned), "pools", B)["coalition"] is None
+
+
+def test_a_pool_shows_that_its_coalition_has_ended_its_epoch_and_pays_nobody() -> None:
+    opened = pool.CoalitionOpened("0x" + "c0" * 20, 31337, 1, 4, "0x" + "1a" * 20, ref(7))
+    ended = pool.CoalitionEnded(opened.coalition, 4, ref(8))
+    reverted = pool.CoalitionEndReverted(opened.coalition, 4, 1, opened.gda_pool, ended.at)
+    again = msgspec.structs.replace(opened, epoch=2, chain_epoch=5, gda_pool="0x" + "2b" * 20)
+
+    def shown(*events: pool.PoolEvent) -> tuple[object, ...]:
+        found = row(given("pool", PROPOSED, opened, *events), "pools", B)
+        assert found["coalition"] == opened.coalition
+        return found["gda_pool"], found["paid_epoch"], found["chain_epoch"]
+
+    assert shown(ended) == (None, None, 4)
+    assert shown(ended, reverted) == (opened.gda_pool, 1, 4)
+    assert shown(ended, again) == (again.gda_pool, 2, 5)
 
 
 def test_a_pool_shows_a_blocked_drain_until_the_next_plan_and_who_has_left() -> None:
