@@ -12,8 +12,13 @@ from eth_account import Account
 from pydantic import SecretStr
 
 from services.chain.wallets import fund_local
+from services.keeper.backend import BackendRefused
 from services.keeper.callbacks import PATH
-from tests.contract.hosted.served import Served, served
+from services.keeper.hosted.rest import Rest
+from services.keeper.runner.masking import MASK
+from services.keeper.runner_http.keys import AccessKeys
+from services.stack.stack import free_port
+from tests.contract.hosted.served import QUICK, Served, served
 from tests.keeping import CAP, House, house
 from tests.tcp_proxy import TcpProxy, tcp_proxy
 
@@ -93,3 +98,24 @@ async def test_workflows_that_somebody_removed_are_made_again(transport: str) ->
             await here.settled(key)
             assert len(await empty.transport("rest").workflows()) == 2
         await here.sound()
+
+
+async def test_the_keeper_serves_the_paths_of_its_own_runs() -> None:
+    async with house() as here:
+        port = free_port()
+        here.around.settings = here.around.settings.model_copy(update={"keeper_port": port})
+        settings = here.around.settings
+        settings.access_keys.parent.mkdir(parents=True, exist_ok=True)
+        _, token = AccessKeys(settings.access_keys).issue("organisation", "tests", "mcp:read")
+        async with here.keeping():
+            key, _ = await here.pay(600)
+            await here.start(key, 1)
+            await here.flows(key, 1)
+            rest = Rest(f"http://127.0.0.1:{port}", SecretStr(token), QUICK)
+            (started,) = await rest.workflows()
+            assert started["name"] == "computepool-stream-start"
+            (run,) = await rest.executions(started["id"])
+            assert (run["input"]["session_id"], run["input"]["callback_secret"]) == (key, MASK)
+            with pytest.raises(BackendRefused, match="insufficient_scope"):
+                await rest.execute(started["id"], {}, "key-1")
+            await rest.close()
