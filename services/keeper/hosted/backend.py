@@ -59,8 +59,7 @@ class HostedBackend:
             return _id(await self._transport.create(body, hashed))
         oldest = min(named, key=lambda item: (str(item.get("createdAt", "")), str(item.get("id"))))
         found = await self._transport.workflow(_id(oldest))
-        same = content_hash(content(found, found.get("nodes") or (), found.get("edges") or ())) == hashed
-        if not same or found.get("enabled") is False:
+        if not _is(found, hashed) or found.get("enabled") is False:
             await self._transport.update(_id(oldest), body)
         return _id(oldest)
 
@@ -173,6 +172,14 @@ def content_hash(of: Json) -> str:
         nodes.append({"id": node["id"], "type": node["type"], "data": data})
     said = json.dumps({**of, "nodes": nodes}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _is(found: Json, hashed: str) -> bool:
+    """Whether this is the content; what an editor half drew is not."""
+    try:
+        return content_hash(content(found, found.get("nodes") or (), found.get("edges") or ())) == hashed
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def _id(item: Mapping[str, Any]) -> str:

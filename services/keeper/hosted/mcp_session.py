@@ -9,6 +9,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -28,6 +29,13 @@ INVALID = {-32600, -32601, -32602, -32700}
 API_FAILED = re.compile(r"(?:Error: )?API call failed: (\d{3})(?:(?:(?! - ).)* - (.*))?", re.DOTALL)
 COLD_START = "upstream_cold_start"
 STREAM = "text/event-stream"
+
+
+@dataclass(frozen=True)
+class Heard:
+    status_code: int
+    headers: httpx.Headers
+    text: str
 
 
 class McpSession:
@@ -95,27 +103,40 @@ class McpSession:
                 return "", tool_reply(begun, message_of(begun, None))
             return self._session, None
 
-    async def _post(self, body: Mapping[str, Any], session: str | None) -> httpx.Response:
+    async def _post(self, body: Mapping[str, Any], session: str | None) -> Heard:
         headers = {"Authorization": f"Bearer {self._key.get_secret_value()}", "Accept": ACCEPT}
         if session is not None:
             headers |= {"Mcp-Session-Id": session, "MCP-Protocol-Version": PROTOCOL}
         await self._pace.turn()
         try:
-            response = await self._client.post(self._url, json=body, headers=headers, timeout=self._timeout_s)
+            heard = await self._hear(body, headers)
         except httpx.HTTPError as lost:
             raise Lost(f"{type(lost).__name__}: {lost}") from lost
-        self._pace.heard(response.headers)
-        renewed = response.headers.get("mcp-session-id")
+        self._pace.heard(heard.headers)
+        renewed = heard.headers.get("mcp-session-id")
         if session is not None and renewed and self._session == session:
             self._session = renewed
-        return response
+        return heard
+
+    async def _hear(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> Heard:
+        """A stream is left when the answer has come: a server may keep it open."""
+        number, text = body.get("id"), ""
+        async with self._client.stream(
+            "POST", self._url, json=body, headers=headers, timeout=self._timeout_s
+        ) as response:
+            streams = response.headers.get("content-type", "").startswith(STREAM)
+            async for part in response.aiter_text():
+                text += part
+                if streams and message_of(Heard(200, response.headers, text), number) is not None:
+                    break
+            return Heard(response.status_code, response.headers, text)
 
     def _next(self) -> int:
         self._number += 1
         return self._number
 
 
-def message_of(response: httpx.Response, number: int | None) -> dict[str, Any] | None:
+def message_of(response: Heard, number: int | None) -> dict[str, Any] | None:
     """The JSON-RPC answer to request `number`, from either form; an error without an id is an answer too."""
     if response.headers.get("content-type", "").startswith(STREAM):
         texts = _events(response.text)
@@ -143,7 +164,7 @@ def _events(stream: str) -> list[str]:
     return found
 
 
-def _session_lost(response: httpx.Response, message: Mapping[str, Any] | None) -> bool:
+def _session_lost(response: Heard, message: Mapping[str, Any] | None) -> bool:
     """KeeperHub/mcp-client: python/keeperhub_mcp/client.py: 401, or a 404 that speaks of a session."""
     if response.status_code == 401:
         return True
@@ -153,14 +174,14 @@ def _session_lost(response: httpx.Response, message: Mapping[str, Any] | None) -
     return isinstance(error, Mapping) and error.get("code") in SESSION_LOST
 
 
-def tool_reply(response: httpx.Response, message: Mapping[str, Any] | None) -> Reply:
+def tool_reply(response: Heard, message: Mapping[str, Any] | None) -> Reply:
     """What a REST call would have answered: a tool is one such call at the server's side."""
     headers = response.headers
     after = seconds(headers.get("retry-after"), time.time())
     request_id = headers.get("x-request-id")
     if message is None:
         try:
-            body = response.json()
+            body = json.loads(response.text)
         except ValueError:
             body = None
         known = isinstance(body, dict) and "error" in body and response.status_code >= 400

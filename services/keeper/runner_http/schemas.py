@@ -4,10 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from services.keeper.runner.actions.superfluid import CALLS, DEFAULTS, Call
+from services.keeper.runner.actions.table import KNOWN
 from services.keeper.runner.runner import STARTED_HERE
 from services.keeper.workflow_format import HANDLES
 
 CHAIN, ADDRESS, ABI = "string (chain id)", "string (address)", "string (JSON of an ABI)"
+BOX = {"network": CHAIN, "ballotBox": ADDRESS}
+BALLOT = {**BOX, "ballotId": "string (bytes32)"}
 CALL = {"network": CHAIN, "contractAddress": ADDRESS, "abi": ABI, "abiFunction": "string"}
 GAS = {"gasLimitMultiplier": "string"}
 TIP = {"priorityFeeGwei": "string", "failOnError": "boolean"}
@@ -37,6 +40,19 @@ FIELDS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     ),
     "State Get": ({"key": "string"}, {}),
     "State Set": ({"key": "string", "value": "any"}, {"expectedVersion": "number", "ttl": "number (s)"}),
+    "coalition/open-ballot": (
+        {
+            **BOX,
+            "topic": "any",
+            "voters": "string (JSON list of addresses)",
+            "quorum": "number (more than half)",
+            "deadlineUnix": "number (s)",
+        },
+        {},
+    ),
+    "coalition/cast-vote": ({**BALLOT, "result": "any"}, {}),
+    "coalition/tally": (BALLOT, {}),
+    "coalition/require-consensus": ({**BALLOT, "result": "any"}, {}),
     "web3/check-balance": ({"network": CHAIN, "address": ADDRESS}, {}),
     "web3/get-transaction": ({"network": CHAIN, "transactionHash": "string (bytes32)"}, {}),
     "web3/query-events": (
@@ -80,7 +96,7 @@ FIELDS |= {f"superfluid/{slug}": _superfluid(call) for slug, call in CALLS.items
 def schemas() -> dict[str, Any]:
     return {
         "version": "1.0.0",
-        "actions": {name: _action(name) for name in sorted(FIELDS)},
+        "actions": {name: _action(name) for name in KNOWN},
         "triggers": {
             name: {"triggerType": name, "label": name, "requiredFields": {}, "optionalFields": {}}
             for name in STARTED_HERE
@@ -95,7 +111,7 @@ def schemas() -> dict[str, Any]:
 
 
 def _action(name: str) -> dict[str, Any]:
-    required, optional = FIELDS[name]
+    required, optional = FIELDS.get(name, ({}, {}))
     found = {
         "actionType": name,
         "label": name,

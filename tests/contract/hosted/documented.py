@@ -65,8 +65,11 @@ class Documented:
                 await reader.read()  # until the client has gone
             elif name != DROP:
                 number = (request.body or {}).get("id") if isinstance(request.body, dict) else None
-                writer.write(_bytes_of(fixture(name), number))
+                answer = fixture(name)
+                writer.write(_bytes_of(answer, number))
                 await writer.drain()
+                if answer.get("stays_open"):
+                    await reader.read()
         writer.close()
 
     async def _read(self, reader: asyncio.StreamReader) -> Asked:
@@ -85,7 +88,9 @@ def _bytes_of(answer: dict[str, Any], number: int | None) -> bytes:
     body = text.replace('"$id"', json.dumps(number)).replace("$id", json.dumps(number)).encode()
     headers = {"Content-Type": "application/json", **answer["headers"]}
     lines = [f"HTTP/1.1 {answer['status']} Said", *(f"{name}: {value}" for name, value in headers.items())]
-    lines += [f"Content-Length: {len(body)}", "Connection: close", "", ""]
+    if not answer.get("stays_open"):
+        lines.append(f"Content-Length: {len(body)}")
+    lines += ["Connection: close", "", ""]
     return "\r\n".join(lines).encode() + body
 
 

@@ -252,6 +252,15 @@ async def test_a_workflow_with_another_content_is_changed_and_one_that_is_missin
         assert server.of("POST /api/workflows/create")[0].body["nodes"] == PING["nodes"]
 
 
+async def test_a_workflow_that_an_editor_left_half_drawn_is_made_whole() -> None:
+    async with hosted() as (server, backend):
+        server.say("GET /api/workflows", "workflows")
+        server.say("GET /api/workflows/wf_123", "workflow_half_drawn")
+        server.say("PATCH /api/workflows/wf_123", "workflow")
+        assert await backend.ensure_workflow(PING) == "wf_123"
+        assert server.of("PATCH /api/workflows/wf_123")[0].body["nodes"] == PING["nodes"]
+
+
 async def test_making_a_workflow_is_not_repeated_blindly() -> None:
     async with hosted() as (server, backend):
         server.say("GET /api/workflows", "workflows_none", "workflows")

@@ -48,9 +48,10 @@ async def test_a_session_is_opened_in_order_and_used_for_every_call() -> None:
         assert "text/event-stream" in server.asked[0].headers["accept"]
 
 
-async def test_an_event_stream_is_an_answer_too_and_a_renewed_session_is_adopted() -> None:
+@pytest.mark.parametrize("stream", ["mcp_execute_stream", "mcp_execute_stream_open"])
+async def test_an_event_stream_is_an_answer_too_and_a_renewed_session_is_adopted(stream: str) -> None:
     async with hosted() as (server, backend):
-        server.say(EXECUTE, "mcp_execute_stream", "mcp_execute")
+        server.say(EXECUTE, stream, "mcp_execute")
         assert await execute(backend) == "exec_123"
         await execute(backend)
         assert server.asked[-1].headers["mcp-session-id"] == "session-renewed"
