@@ -77,33 +77,6 @@ async def test_a_priced_pool_without_a_coalition_takes_no_money(market: Market) 
     assert (answer.status_code, answer.json()["code"]) == (503, "pool_unavailable")
 
 
-async def test_a_pool_whose_coalition_has_ended_its_epoch_takes_no_money_until_it_opens_another(
-    market: Market,
-) -> None:
-    """And does not let an open session start what it could not pay for; that session stays open."""
-    payer = await market.till.payer(2_000_000)
-    paid = await market.post(
-        "/sessions", "beta", await market.voucher(payer, await market.asked(model="beta"))
-    )
-    assert paid.status_code == 201, paid.text
-    key = paid.json()["session_key"]
-    at, position = await market.end_epoch("beta")
-    for answer in (
-        await market.post("/sessions", "beta"),
-        await market.post("/v1/chat/completions", "beta"),
-        await market.post("/v1/chat/completions", "beta", token=key),
-    ):
-        assert answer.status_code == 503, answer.text
-        assert (answer.json().get("error") or answer.json())["code"] == "pool_unavailable"
-    shown = await market.pool("beta", position)
-    assert [shown[name] for name in ("gda_pool", "paid_epoch", "chain_epoch")] == [None, None, 1]
-    assert shown["coalition"] == market.chain.coalition
-    (kept,) = [one for one in await market.sessions() if one["session_id"] == paid.json()["session_id"]]
-    assert kept["status"] == "open"
-    await market.take_back_end("beta", at)
-    assert (await market.asked(model="beta")).accepts
-
-
 async def test_a_budget_outside_what_the_pool_takes_is_refused(market: Market) -> None:
     for budget in (99_999, 1_000_000_001):
         answer = await market.post("/sessions", "alpha", budget_micro=budget)
@@ -281,3 +254,30 @@ async def test_what_a_gateway_left_claimed_is_brought_to_its_end_by_the_next(mar
     assert ours["session"] in {one["session_id"] for one in await market.sessions()}
     answer = await market.post("/sessions", "alpha", payment)
     assert (answer.status_code, json.loads(answer.text)["code"]) == (409, "payment_already_used")
+
+
+async def test_a_pool_whose_coalition_has_ended_its_epoch_takes_no_money_until_it_opens_another(
+    market: Market,
+) -> None:
+    """And does not let an open session start what it could not pay for; that session stays open."""
+    payer = await market.till.payer(2_000_000)
+    paid = await market.post(
+        "/sessions", "beta", await market.voucher(payer, await market.asked(model="beta"))
+    )
+    assert paid.status_code == 201, paid.text
+    key = paid.json()["session_key"]
+    at, position = await market.end_epoch("beta")
+    for answer in (
+        await market.post("/sessions", "beta"),
+        await market.post("/v1/chat/completions", "beta"),
+        await market.post("/v1/chat/completions", "beta", token=key),
+    ):
+        assert answer.status_code == 503, answer.text
+        assert (answer.json().get("error") or answer.json())["code"] == "pool_unavailable"
+    shown = await market.pool("beta", position)
+    assert [shown[name] for name in ("gda_pool", "paid_epoch", "chain_epoch")] == [None, None, 1]
+    assert shown["coalition"] == market.chain.coalition
+    (kept,) = [one for one in await market.sessions() if one["session_id"] == paid.json()["session_id"]]
+    assert kept["status"] == "open"
+    await market.take_back_end("beta", at)
+    assert (await market.asked(model="beta")).accepts
