@@ -145,6 +145,7 @@ async def test_one_key_is_one_execution_and_a_replay_says_so() -> None:
         assert (await execute(path, "s1", "k" * 201)).status_code == 400
 
 
+@pytest.mark.long
 async def test_a_key_that_is_just_being_taken_is_in_progress() -> None:
     async with calling() as (here, client):
         workflow_id = await here.runner.ensure_workflow(PLAIN)
