@@ -6,15 +6,17 @@ at most. Decides nothing and runs nothing.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.keeper.runner.graph import Ending
 
@@ -29,9 +31,13 @@ NODE = (
     " started_unix_ms, ended_unix_ms"
 )
 
-NODES = (
-    f"runner_nodes (execution_id, {NODE}) VALUES (:execution_id, :node_id, :iteration, :name, :type, :ending,"
-    " :node_input, :output, :error, :transaction, :chain_id, :node_started, :ended)"
+NODE_VALUES = (
+    "execution_id", "node_id", "iteration", "name", "type", "ending", "node_input", "output", "error",
+    "transaction", "chain_id", "node_started", "ended",
+)  # fmt: skip
+OVER = (
+    "UPDATE runner_executions SET status = :end_status, output = :end_output, error = :end_error,"
+    " ended_unix_ms = :end_at WHERE execution_id = :execution_id AND status = 'running'"
 )
 BEGIN = (
     "WITH made AS (INSERT INTO runner_executions (execution_id, workflow_id, content_hash, idempotency_key,"
@@ -167,7 +173,7 @@ class Journal:
             "started": new.started_unix_ms,
         }
         try:
-            async with asyncio.timeout(LOCK_WAIT_S), self.engine.begin() as connection:
+            async with asyncio.timeout(LOCK_WAIT_S), self._at_once() as connection:
                 made = await connection.execute(text(BEGIN), values | _values(new.execution_id, trigger))
                 if made.one_or_none() is not None:
                     return new, True
@@ -184,24 +190,23 @@ class Journal:
 
     async def record(self, execution_id: str, entries: Sequence[Entry], end: End | None = None) -> None:
         """What became of some nodes, and of the whole when it is over; what stands there already stays."""
-        async with self.engine.begin() as connection:
-            if entries:
-                rows = [_values(execution_id, entry) for entry in entries]
-                await connection.execute(text(f"INSERT INTO {NODES} ON CONFLICT DO NOTHING"), rows)
-            if end is not None:
-                await connection.execute(
-                    text(
-                        "UPDATE runner_executions SET status = :status, output = :output, error = :error,"
-                        " ended_unix_ms = :at WHERE execution_id = :execution_id AND status = 'running'"
-                    ),
-                    {
-                        "execution_id": execution_id,
-                        "status": end.status,
-                        "output": _json(end.output),
-                        "error": end.error,
-                        "at": end.at_unix_ms,
-                    },
-                )
+        over = {} if end is None else _end(execution_id, end)
+        rows = {
+            f"{name}_{number}": value
+            for number, entry in enumerate(entries)
+            for name, value in _values(execution_id, entry).items()
+        }
+        statement = _keep(len(entries)) if entries else OVER
+        if entries and over:
+            statement = f"WITH kept AS ({statement}) {OVER}"
+        async with self._at_once() as connection:
+            await connection.execute(text(statement), rows | over)
+
+    @contextlib.asynccontextmanager
+    async def _at_once(self) -> AsyncIterator[AsyncConnection]:
+        """Every statement is a transaction of its own."""
+        async with self.engine.connect() as connection:
+            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
     async def execution(self, execution_id: str) -> Begun | None:
         found = await self._executions("execution_id = :id", id=execution_id)
@@ -253,6 +258,23 @@ def _values(execution_id: str, entry: Entry) -> dict[str, Any]:
         "chain_id": entry.chain_id,
         "node_started": entry.started_unix_ms,
         "ended": entry.ended_unix_ms,
+    }
+
+
+@cache
+def _keep(entries: int) -> str:
+    """One statement for so many nodes, so that they need no transaction around them."""
+    each = (f"({', '.join(f':{name}_{number}' for name in NODE_VALUES)})" for number in range(entries))
+    return f"INSERT INTO runner_nodes (execution_id, {NODE}) VALUES {', '.join(each)} ON CONFLICT DO NOTHING"
+
+
+def _end(execution_id: str, end: End) -> dict[str, Any]:
+    return {
+        "execution_id": execution_id,
+        "end_status": end.status,
+        "end_output": _json(end.output),
+        "end_error": _plain(end.error),
+        "end_at": end.at_unix_ms,
     }
 
 
