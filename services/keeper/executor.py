@@ -21,7 +21,7 @@ from events.kernel import Rejected
 from events.workflow import Requested, RunDiffers, WorkflowName
 from services.chain import revert
 from services.chain.artifacts import artifact
-from services.chain.contract import Contract
+from services.chain.contract import Contract, NotAnswered
 from services.chain.rpc import CallReverted, ChainAway, RpcRefused
 from services.chain.sender import Sender, SendRefused
 from services.chain.transactions import GasAboveCap, ReceiptOverdue
@@ -41,8 +41,8 @@ START_ATTEMPTS = 4
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 15.0
 TEND_EVERY_S = 10.0
 AWAY = (
-    ChainAway, RpcRefused, SendRefused, GasAboveCap, ReceiptOverdue, LogUnavailable, NatsError, OSError,
-    OperationalError, InterfaceError,
+    ChainAway, RpcRefused, NotAnswered, SendRefused, GasAboveCap, ReceiptOverdue, LogUnavailable, NatsError,
+    OSError, OperationalError, InterfaceError,
 )  # fmt: skip
 log = structlog.get_logger("keeper")
 

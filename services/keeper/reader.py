@@ -20,6 +20,7 @@ from events.chain import ChainRef
 from events.envelope import Cause
 from events.kernel import Rejected
 from services.chain import logs
+from services.chain.contract import NotAnswered
 from services.chain.logs import Mark, TakenBack
 from services.chain.rpc import CallReverted, ChainAway, Log, RpcRefused
 from services.handle import handle
@@ -32,7 +33,8 @@ from services.log import EventLog, LogUnavailable
 Found = Literal["stopped", "closed", "running"]
 POLL_S = 0.25
 LONGEST_PAUSE_S = 5.0
-AWAY = (ChainAway, RpcRefused, CallReverted, LogUnavailable, NatsError, OSError)
+AWAY = (ChainAway, RpcRefused, CallReverted, NotAnswered, LogUnavailable, NatsError, OSError)
+"""NotAnswered: a reorg took a contract away between two looks at it."""
 
 log = structlog.get_logger("keeper")
 

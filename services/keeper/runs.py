@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
+from nats.errors import Error as NatsError
 
 from events import workflow
 from events.envelope import Cause
@@ -32,7 +33,7 @@ HASHES_WITHIN_S = 60.0
 """A run may be done a moment before its transactions are listed."""
 GONE_AFTER_S = 600.0
 """A transaction of a failed run that our node has not heard of for so long was never sent to anybody."""
-AWAY = (BackendAway, ChainAway, RpcRefused, LogUnavailable, OSError)
+AWAY = (BackendAway, ChainAway, RpcRefused, LogUnavailable, NatsError, OSError)
 TRANSACTIONLESS = "transaction_missing"
 
 log = structlog.get_logger("runs")

@@ -2,6 +2,7 @@
 
 import itertools
 
+import httpx
 import pytest
 
 from events import session, stream
@@ -124,6 +125,33 @@ async def test_blocks_taken_back_take_their_facts_back_and_everything_comes_agai
         await here.settled(key)
         report = await here.audit()
         assert (report.findings, report.wei_drift, report.settled) == ((), "0", 1)
+
+
+async def test_an_escrow_that_is_taken_back_between_two_looks_at_it_is_waited_for() -> None:
+    async with house() as here, here.keeping():
+        key, _ = await here.pay(601)
+        unopened = await here.chain.rpc.ask("evm_snapshot")
+        await here.start(key, 1)
+        await here.flows(key, 1)
+        asked: list[bytes] = []
+        look = abi.selector("active()").hex().encode()
+
+        def take_back(chunk: bytes) -> bool:
+            if look in chunk and not asked:
+                asked.append(chunk)
+                body = {"jsonrpc": "2.0", "id": 1, "method": "evm_revert", "params": [unopened]}
+                httpx.post(here.chain.rpc.url, json=body).raise_for_status()
+            return True
+
+        here.proxy.on_request = take_back
+        await here.start(key, 2)
+        await here.flows(key, 2)
+        assert asked
+        await here.end(key, 1)
+        await here.end(key, 2)
+        await here.close(key)
+        await here.settled(key)
+        await here.sound()
 
 
 async def test_what_the_payer_does_himself_is_reconciled() -> None:
