@@ -102,7 +102,7 @@ async def market_of(
         await chain.prepare()
         async with house(directory, gateway=True, **environment) as built:
             if keeper:
-                await built.start("keeper", **environment)
+                await built.start("keeper", **environment, COMPUTEPOOL_GATEWAY_URL=built.url)
             peer = await Peer.join(built, "one", script)
             pools = {
                 name: await form(built, [peer], name, price_wei_per_s=str(RATE), context_length=64)

@@ -5,6 +5,7 @@ on with, under the same key. What a run did to money is not concluded here: see 
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from services.keeper.refusals import code_of, is_final
 from services.log import EventLog, LogUnavailable
 
 WAIT_S = 20.0
+LOOK_EVERY_S = 1.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 15.0
 UNCONFIRMED_AFTER_S = 30.0
 """So long a backend may be silent before the log says that nobody knows what became of a run."""
@@ -97,7 +99,9 @@ class Runs:
             while True:
                 for run_id, state in list(self.following.view.runs.items()):
                     self._driven(run_id, state)
-                await self.following.wait_for(self.following.view.sequence + 1)
+                with contextlib.suppress(TimeoutError):
+                    sequence = self.following.view.sequence
+                    await asyncio.wait_for(self.following.wait_for(sequence + 1), LOOK_EVERY_S)
         finally:
             for task in self._driving.values():
                 task.cancel()
@@ -117,8 +121,14 @@ class Runs:
         if task is None:
             task = asyncio.create_task(self._drive(run_id, state), name=f"run {run_id}")
             self._driving[run_id] = task
-            task.add_done_callback(lambda _: self._driving.pop(run_id, None))
+            task.add_done_callback(lambda done: self._driven_out(run_id, done))
         return task
+
+    def _driven_out(self, run_id: str, done: "asyncio.Task[Ended]") -> None:
+        """A run whose driver failed is driven again, after a while."""
+        del self._driving[run_id]
+        if not done.cancelled() and (error := done.exception()) is not None:
+            log.error("run_driver_failed", run_id=run_id, why=repr(error))
 
     async def _drive(self, run_id: str, state: workflow.Run) -> Ended:
         """Until it has ended in the log."""

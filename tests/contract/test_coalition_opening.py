@@ -150,7 +150,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         manifest.write(path, known)
         chain = {"CHAIN_RPC_URL": rpc.url, "COMPUTEPOOL_CHAIN_MANIFEST": str(path)}
         async with house(directory, gateway=True, **chain) as built:
-            await built.start("keeper", **chain)
+            await built.start("keeper", **chain, COMPUTEPOOL_GATEWAY_URL=built.url)
             peers = [await Peer.join(built, name, silent) for name in ("one", "two")]
             settings = Settings(
                 state_dir=directory / "state",
