@@ -40,6 +40,7 @@ START_ATTEMPTS = 4
 """So often a start may be refused, or mined in vain, for a reason that could pass."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 15.0
 TEND_EVERY_S = 10.0
+LOOK_S = 0.02
 AWAY = (
     ChainAway, RpcRefused, NotAnswered, SendRefused, GasAboveCap, ReceiptOverdue, LogUnavailable, NatsError,
     OSError, OperationalError, InterfaceError,
@@ -176,12 +177,21 @@ class Executor:
         """The run's end; None when the log shows its effect earlier, whatever else the run still does."""
         running = asyncio.ensure_future(self.runs.run(requested))
         seen = asyncio.create_task(self._seen(requested.subject_id, before, active))
+        looking = asyncio.create_task(self._look_often())
         try:
             await asyncio.wait({running, seen}, return_when=asyncio.FIRST_COMPLETED)
             return None if seen.done() and not running.done() else await running
         finally:
-            for task in (running, seen):
+            for task in (running, seen, looking):
                 task.cancel()
+
+    async def _look_often(self) -> None:
+        """The reader looks at the chain often instead of now and then, while a payer waits for it."""
+        pause_s = LOOK_S
+        while True:
+            self.reader.nudged.set()
+            await asyncio.sleep(pause_s)
+            pause_s = min(1.1 * pause_s, 1.0)
 
     async def _seen(self, session_id: str, before: stream.Stream, active: int) -> None:
         """Until the chain shows a newer fact of this escrow that is what was asked."""

@@ -21,7 +21,7 @@ from tests.e2e.network import MODEL, POOL, WITHIN_S, Network, network
 from tests.exact.generation import generated, whole_model
 from tests.mesh_nodes import until
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300), pytest.mark.long]
 
 TOKENS = 24
 HOT = {"temperature": 1.0, "top_p": 0.95, "seed": 7}

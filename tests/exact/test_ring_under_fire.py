@@ -174,7 +174,14 @@ async def restarted_node(house: House, paused: Callable[[], Awaitable[None]]) ->
 
 
 @pytest.mark.parametrize(
-    "trouble", [stalled_receiver, stopped_node, partition, one_way_partition, restarted_node]
+    "trouble",
+    [
+        restarted_node,
+        *(
+            pytest.param(one, marks=pytest.mark.long)
+            for one in (stalled_receiver, stopped_node, partition, one_way_partition)
+        ),
+    ],
 )
 async def test_what_stands_still_for_a_while_is_a_pause(
     house: House, trouble: Callable[[House, Callable[[], Awaitable[None]]], Awaitable[None]]

@@ -147,6 +147,7 @@ async def test_an_escrow_that_is_taken_back_between_two_looks_at_it_is_waited_fo
         await here.start(key, 2)
         await here.flows(key, 2)
         assert asked
+        await here.chain.wait(5)
         await here.end(key, 1)
         await here.end(key, 2)
         await here.close(key)

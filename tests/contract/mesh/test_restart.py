@@ -7,6 +7,7 @@ import pytest
 from tests.mesh_nodes import mesh, until
 
 
+@pytest.mark.long
 async def test_sending_goes_on_after_the_peer_restarted() -> None:
     async with mesh(2) as (hub, leaf):
         was = leaf.peer_id
@@ -36,6 +37,7 @@ async def test_sending_goes_on_after_the_peer_restarted() -> None:
                 pass
 
 
+@pytest.mark.long
 async def test_messages_accepted_while_the_peer_was_silent_reach_its_successor() -> None:
     async with mesh(2, redial_window_ms=60_000) as (hub, leaf):
         assert await hub.send(leaf.peer_id, b"warm") == 200
