@@ -101,7 +101,8 @@ class Runs:
                     self._driven(run_id, state)
                 with contextlib.suppress(TimeoutError):
                     sequence = self.following.view.sequence
-                    await asyncio.wait_for(self.following.wait_for(sequence + 1), LOOK_EVERY_S)
+                    async with asyncio.timeout(LOOK_EVERY_S):  # wait_for of 3.11 can swallow a cancellation
+                        await self.following.wait_for(sequence + 1)
         finally:
             for task in self._driving.values():
                 task.cancel()
@@ -216,7 +217,8 @@ class Runs:
 
     async def _pause(self, hurried: asyncio.Event, pause_s: float) -> None:
         try:
-            await asyncio.wait_for(hurried.wait(), pause_s)
+            async with asyncio.timeout(pause_s):
+                await hurried.wait()
         except TimeoutError:
             return
         hurried.clear()
