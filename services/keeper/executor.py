@@ -109,7 +109,8 @@ class Executor:
             except CallReverted as refused:
                 log.warning("tending_delayed", why=revert.named(refused.data))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.reader.taken_back.wait(), TEND_EVERY_S)
+                async with asyncio.timeout(TEND_EVERY_S):
+                    await self.reader.taken_back.wait()
             self.reader.taken_back.clear()
 
     async def _drive(self, session_id: str) -> None:

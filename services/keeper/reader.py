@@ -75,7 +75,8 @@ class ChainReader:
                 continue
             self.nudged.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.nudged.wait(), POLL_S)
+                async with asyncio.timeout(POLL_S):  # wait_for of 3.11 can swallow a cancellation
+                    await self.nudged.wait()
 
     async def passed(self, block: int) -> None:
         """Until everything of that block (and before it) is known."""
