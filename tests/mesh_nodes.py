@@ -182,6 +182,7 @@ async def mesh(
     link: str = "tls",
     each: dict[int, dict[str, Any]] | None = None,
     allow_only: dict[int, list[int]] | None = None,
+    key_ranks: tuple[int, ...] = (),
     **config: Any,
 ) -> AsyncIterator[list[MeshNode]]:
     """Runs `n` connected nodes and stops them afterwards.
@@ -189,16 +190,20 @@ async def mesh(
     `shape`: "star" (all peer with node 0) or "line" (each with the one before it, so traffic is relayed).
     `link`: scheme of the peerings, "tls" or "tcp". `config` goes into every node's file, `each[i]` into
     node i's. The overlay needs about three seconds to find its first paths; the first send waits for them.
-    `allow_only[i]`: indices of the nodes that node i admits (its `allowed_peers`).
+    `allow_only[i]`: indices of the nodes that node i admits (its `allowed_peers`). `key_ranks[i]`: the rank
+    of node i's key among all (0: the smallest, the root of the overlay's tree); without it, as it comes.
     """
     with tempfile.TemporaryDirectory(prefix="mesh-") as folder:
         home = Path(folder)
-        keys = [await asyncio.to_thread(make_key, home / f"n{i}.pem") for i in range(n)]
+        made = [(await asyncio.to_thread(make_key, home / f"k{i}.pem"), home / f"k{i}.pem") for i in range(n)]
+        ranked = sorted(made)
+        kept = [ranked[rank] for rank in key_ranks] if key_ranks else made
+        keys = [key for key, _ in kept]
         nodes: list[MeshNode] = []
         try:
             for i in range(n):
                 settings: dict[str, Any] = {
-                    "PrivateKeyPath": str(home / f"n{i}.pem"), "api_port": 0,
+                    "PrivateKeyPath": str(kept[i][1]), "api_port": 0,
                     "Listen": [f"{link}://127.0.0.1:0"], "Peers": [],
                 }  # fmt: skip
                 if i > 0:

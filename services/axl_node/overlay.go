@@ -170,6 +170,7 @@ func (o *Overlay) raiseStack(cfg Config) error {
 	}
 	o.stack.SetRouteTable([]tcpip.Route{{Destination: wholeMesh(), NIC: nicID}})
 	go o.link.run()
+	go (&halfOpen{core: o.core, self: o.link.self}).watch(o.link.closed)
 	return nil
 }
 

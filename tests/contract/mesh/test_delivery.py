@@ -49,6 +49,18 @@ async def test_two_nodes_carry_every_size_both_ways(trio: list[MeshNode]) -> Non
     assert await counted(trio, "axl_drops_total", "axl_lost_total", "axl_retried_total") == [0, 0, 0]
 
 
+async def test_a_peer_whose_first_answer_was_lost_is_reached_soon() -> None:
+    """The sender's branch of the overlay's tree is told to the target last: its answer finds no path."""
+
+    async def first_message() -> None:
+        async with mesh(3, key_ranks=(1, 2, 0)) as (hub, target, sender):
+            assert await target.send(hub.peer_id, b"the hub and I have met") == 200
+            assert await sender.send(target.peer_id, b"and we have not") == 200
+            assert await target.recv() == (sender.peer_id, b"and we have not")
+
+    await asyncio.gather(*(first_message() for _ in range(4)))
+
+
 async def test_three_in_a_line_relay_for_each_other() -> None:
     async with mesh(3, shape="line", link="tcp") as (left, relay, right):
         assert right.peer_id not in {p["public_key"] for p in (await left.topology())["peers"]}
