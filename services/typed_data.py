@@ -1,5 +1,6 @@
-"""EIP-712 typed data: digest, signing, recovery; knows nothing of what is signed. Source: EIP-712."""
+"""EIP-712 typed data: made, hashed, signed, recovered; knows nothing of what is signed. Source: EIP-712."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from eth_account import Account
@@ -7,6 +8,31 @@ from eth_account.messages import encode_typed_data
 from eth_keys.exceptions import BadSignature
 from eth_utils.crypto import keccak
 from hexbytes import HexBytes
+
+DOMAIN_KINDS = {"name": "string", "version": "string", "chainId": "uint256", "verifyingContract": "address"}
+"""What a domain may say, in the order in which it is hashed."""
+
+
+def contract_domain(name: str, version: str, chain_id: int, contract: str) -> dict[str, Any]:
+    """Of what one contract on one chain verifies."""
+    return {"name": name, "version": version, "chainId": chain_id, "verifyingContract": contract}
+
+
+def typed_data(
+    domain: Mapping[str, Any], primary: str, kinds: tuple[str, ...], message: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The document that wallets take, of one flat struct. `kinds`: of `message`'s fields, in its order.
+
+    Raises ValueError when there are more or fewer of them.
+    """
+    fields = zip(message, kinds, strict=True)
+    said = ((name, kind) for name, kind in DOMAIN_KINDS.items() if name in domain)
+    return {
+        "types": {"EIP712Domain": _typed_fields(said), primary: _typed_fields(fields)},
+        "primaryType": primary,
+        "domain": dict(domain),
+        "message": dict(message),
+    }
 
 
 def typed_digest(typed: dict[str, Any]) -> bytes:
@@ -27,3 +53,7 @@ def recovered_signer(typed: dict[str, Any], signature_hex: str) -> str | None:
         return str(Account.recover_message(encode_typed_data(full_message=typed), signature=signature))
     except (ValueError, TypeError, BadSignature):
         return None
+
+
+def _typed_fields(fields: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"name": name, "type": kind} for name, kind in fields]

@@ -9,15 +9,10 @@ from eth_utils.crypto import keccak
 
 from services.chain import abi
 from services.chain.coalitions import Seat
+from services.typed_data import contract_domain, typed_data
 
 FOR_GOOD_UNIX_S = 2**48
 """Its nonce ends an authorization, and only the coalition can use it: so it needs no other end."""
-_DOMAIN = [
-    {"name": "name", "type": "string"},
-    {"name": "version", "type": "string"},
-    {"name": "chainId", "type": "uint256"},
-    {"name": "verifyingContract", "type": "address"},
-]
 
 
 def seat_consent(*, chain_id: int, coalition: str, epoch: int, seat: Seat) -> dict[str, Any]:
@@ -30,8 +25,8 @@ def seat_consent(*, chain_id: int, coalition: str, epoch: int, seat: Seat) -> di
         "receiptKey": seat.receipt_key,
     }
     kinds = ("address", "uint256", "uint256", "bytes32", "address")
-    domain = _domain("ComputePool Coalition", "1", chain_id, coalition)
-    return _typed("Accept", domain, dict(zip(message, kinds, strict=True)), message)
+    domain = contract_domain("ComputePool Coalition", "1", chain_id, coalition)
+    return typed_data(domain, "Accept", kinds, message)
 
 
 def bond_nonce(coalition: str, operator: str, bonded_micro: int) -> str:
@@ -62,21 +57,5 @@ def bond_authorization(
         "nonce": nonce,
     }
     kinds = ("address", "address", "uint256", "uint256", "uint256", "bytes32")
-    domain = _domain(name, version, chain_id, token)
-    return _typed("ReceiveWithAuthorization", domain, dict(zip(message, kinds, strict=True)), message)
-
-
-def _domain(name: str, version: str, chain_id: int, contract: str) -> dict[str, Any]:
-    return {"name": name, "version": version, "chainId": chain_id, "verifyingContract": contract}
-
-
-def _typed(
-    primary: str, domain: dict[str, Any], kinds: dict[str, str], message: dict[str, Any]
-) -> dict[str, Any]:
-    fields = [{"name": name, "type": kind} for name, kind in kinds.items()]
-    return {
-        "types": {"EIP712Domain": _DOMAIN, primary: fields},
-        "primaryType": primary,
-        "domain": domain,
-        "message": message,
-    }
+    domain = contract_domain(name, version, chain_id, token)
+    return typed_data(domain, "ReceiveWithAuthorization", kinds, message)

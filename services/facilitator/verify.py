@@ -15,29 +15,13 @@ from services.chain import abi
 from services.chain.revert import named
 from services.chain.rpc import CallReverted, Rpc
 from services.facilitator.shapes import Authorization, Payment, Requirements
-from services.typed_data import recovered_signer
+from services.typed_data import contract_domain, recovered_signer, typed_data
 
 SETTLING_S = 6
 """A payment must be valid for so much longer, so that it is still valid in the block that settles it."""
 UINT256 = 1 << 256
 TRANSFER = "transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)"
 DOMAIN = "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
-FIELDS = {
-    "EIP712Domain": (
-        ("name", "string"),
-        ("version", "string"),
-        ("chainId", "uint256"),
-        ("verifyingContract", "address"),
-    ),
-    "TransferWithAuthorization": (
-        ("from", "address"),
-        ("to", "address"),
-        ("value", "uint256"),
-        ("validAfter", "uint256"),
-        ("validBefore", "uint256"),
-        ("nonce", "bytes32"),
-    ),
-}
 
 
 class PaymentInvalid(Exception):
@@ -143,26 +127,17 @@ def check_signature(token: Token, payment: Payment) -> str:
 
 def typed(token: Token, given: Authorization) -> dict[str, Any]:
     """EIP-712 typed data of an authorisation."""
-    return {
-        "types": {
-            name: [{"name": field, "type": kind} for field, kind in fields] for name, fields in FIELDS.items()
-        },
-        "primaryType": "TransferWithAuthorization",
-        "domain": {
-            "name": token.name,
-            "version": token.version,
-            "chainId": token.chain_id,
-            "verifyingContract": token.address,
-        },
-        "message": {
-            "from": given.source,
-            "to": given.to,
-            "value": int(given.value),
-            "validAfter": int(given.valid_after),
-            "validBefore": int(given.valid_before),
-            "nonce": bytes.fromhex(given.nonce[2:]),
-        },
+    message = {
+        "from": given.source,
+        "to": given.to,
+        "value": int(given.value),
+        "validAfter": int(given.valid_after),
+        "validBefore": int(given.valid_before),
+        "nonce": bytes.fromhex(given.nonce[2:]),
     }
+    kinds = ("address", "address", "uint256", "uint256", "uint256", "bytes32")
+    domain = contract_domain(token.name, token.version, token.chain_id, token.address)
+    return typed_data(domain, "TransferWithAuthorization", kinds, message)
 
 
 def transfer(payment: Payment) -> bytes:

@@ -6,6 +6,7 @@ A key is the session's id and our MAC over it: nothing is stored, and the payer 
 from typing import Any
 
 from services.gateway.secret import Secret
+from services.typed_data import typed_data
 
 PREFIX = "cps_"
 HEADER = "x-computepool-session-key"
@@ -18,17 +19,9 @@ def key_of(secret: Secret, session_id: str) -> str:
 
 def asking(session_id: str, deadline_unix_s: int, chain_id: int) -> dict[str, Any]:
     """EIP-712 typed data by which the payer asks for the key."""
-    domain = (("name", "string"), ("version", "string"), ("chainId", "uint256"))
-    fields = (("session", "string"), ("deadline", "uint256"))
-    return {
-        "types": {
-            "EIP712Domain": [{"name": name, "type": kind} for name, kind in domain],
-            "SessionKey": [{"name": name, "type": kind} for name, kind in fields],
-        },
-        "primaryType": "SessionKey",
-        "domain": {"name": "ComputePool", "version": "1", "chainId": chain_id},
-        "message": {"session": session_id, "deadline": deadline_unix_s},
-    }
+    domain = {"name": "ComputePool", "version": "1", "chainId": chain_id}
+    message = {"session": session_id, "deadline": deadline_unix_s}
+    return typed_data(domain, "SessionKey", ("string", "uint256"), message)
 
 
 def session_of(secret: Secret, key: str) -> str | None:

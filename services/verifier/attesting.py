@@ -8,16 +8,10 @@ from typing import Any
 from events.breach import KINDS, Breach, VoteCast
 from events.evidence import SignedReceipt, Statement, probes_hash
 from events.slash import Reported
-from services.typed_data import recovered_signer
+from services.typed_data import contract_domain, recovered_signer, typed_data
 
 HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 """Half of secp256k1's order (EIP-2)."""
-_DOMAIN = [
-    {"name": "name", "type": "string"},
-    {"name": "version", "type": "string"},
-    {"name": "chainId", "type": "uint256"},
-    {"name": "verifyingContract", "type": "address"},
-]
 
 
 def breach_typed(case: Reported, breach: Breach) -> dict[str, Any]:
@@ -84,15 +78,5 @@ def signed_by(address: str, typed: dict[str, Any], signature: str) -> bool:
 
 
 def _typed(case: Reported, primary: str, kinds: tuple[str, ...], message: dict[str, Any]) -> dict[str, Any]:
-    fields = [{"name": name, "type": kind} for name, kind in zip(message, kinds, strict=True)]
-    return {
-        "types": {"EIP712Domain": _DOMAIN, primary: fields},
-        "primaryType": primary,
-        "domain": {
-            "name": "ComputePool Coalition",
-            "version": "1",
-            "chainId": case.chain_id,
-            "verifyingContract": case.coalition,
-        },
-        "message": message,
-    }
+    domain = contract_domain("ComputePool Coalition", "1", case.chain_id, case.coalition)
+    return typed_data(domain, primary, kinds, message)

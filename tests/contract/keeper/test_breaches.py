@@ -13,7 +13,7 @@ from events.slash import EvidenceAdded, Reported, Slash
 from services.auditor.money import audit_money
 from services.chain.rpc import CallReverted
 from services.chain_evidence import evidence_of
-from services.typed_data import sign_typed
+from services.typed_data import contract_domain, sign_typed, typed_data
 from services.verifier.attesting import breach_typed
 from tests.aggregates import proposed, shard, ulid
 from tests.anvil import next_at
@@ -215,29 +215,8 @@ async def test_a_dispute_freezes_until_there_is_a_ruling_or_its_time_is_over(uph
 
 def rulings(chain: CoalitionChain, claim_id: int, upheld: bool, deadline: int) -> list[bytes]:
     message = {"claimId": claim_id, "upheld": upheld, "deadline": deadline}
-    typed = {
-        "types": {
-            "EIP712Domain": [
-                {"name": "name", "type": "string"},
-                {"name": "version", "type": "string"},
-                {"name": "chainId", "type": "uint256"},
-                {"name": "verifyingContract", "type": "address"},
-            ],
-            "Ruling": [
-                {"name": "claimId", "type": "uint256"},
-                {"name": "upheld", "type": "bool"},
-                {"name": "deadline", "type": "uint256"},
-            ],
-        },
-        "primaryType": "Ruling",
-        "domain": {
-            "name": "ComputePool Coalition",
-            "version": "1",
-            "chainId": 31337,
-            "verifyingContract": chain.coalition,
-        },
-        "message": message,
-    }
+    domain = contract_domain("ComputePool Coalition", "1", 31337, chain.coalition)
+    typed = typed_data(domain, "Ruling", ("uint256", "bool", "uint256"), message)
     chosen = sorted(ARBITERS, key=lambda one: int(one.address, 16))[:4]
     return [bytes.fromhex(sign_typed(one, typed)) for one in chosen]
 
