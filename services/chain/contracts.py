@@ -29,6 +29,7 @@ def plan_of(owner: str, usdc: str | None = None) -> Plan:
     plan.made(Placed("SessionEscrow", create(factory, 1), "SessionEscrow", "computepool", sessions.name))
     plan.by_proxy("CoalitionFactory", artifact("CoalitionFactory"))
     plan.by_proxy("LogAnchor", artifact("LogAnchor"))
+    plan.by_proxy("BallotBox", artifact("BallotBox"))
     return plan
 
 

@@ -9,7 +9,6 @@ import pytest
 from eth_utils.address import to_checksum_address
 
 from services.chain import abi, anvil
-from services.chain.artifacts import artifact
 from services.chain.coalitions import coalition_of
 from services.chain.rpc import Rpc
 from services.stack import upstream_checks
@@ -70,11 +69,6 @@ async def test_every_action_does_on_a_real_chain_what_it_says() -> None:
         place = coalition_of(
             manifest, "upstream", replace(TERMS, steward=wallets["steward"], attestors=attestors)
         )
-        made = await rpc.ask(
-            "eth_sendTransaction",
-            {"from": chain.admin, "data": "0x" + artifact("BallotBox").init_code().hex()},
-        )
-        ballot_box = (await rpc.ask("eth_getTransactionReceipt", made))["contractAddress"]
         now = (await rpc.block()).timestamp
         world = wallets | {
             "network": str(anvil.CHAIN_ID),
@@ -82,7 +76,7 @@ async def test_every_action_does_on_a_real_chain_what_it_says() -> None:
             "gdaForwarder": manifest.at("GDAv1Forwarder"),
             "gdaAgreement": manifest.at("GDAv1"),
             "usdcx": manifest.at("USDCx"),
-            "ballotBox": to_checksum_address(ballot_box),
+            "ballotBox": manifest.at("BallotBox"),
             "ballotDeadline": str(now + 3600),
             "factory": manifest.at("CoalitionFactory"),
             "salt": "0x" + place.salt.hex(),
