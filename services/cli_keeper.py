@@ -131,6 +131,7 @@ async def _logs(run_id: str, token: str) -> dict[str, Any]:
     from services.cli_network import call
     from services.credentials import engine_of
     from services.database import database_url
+    from services.keeper.backend import WorkflowBackend
     from services.keeper.choosing import backend_of
     from services.keeper.runner.runner import Runner
     from services.stack.client import local_settings
@@ -141,6 +142,7 @@ async def _logs(run_id: str, token: str) -> dict[str, Any]:
     settings = local_settings()
     engine = engine_of(database_url(settings))
     runner = Runner(engine)
+    backend: WorkflowBackend = runner
     try:
         backend = backend_of(settings, runner)
         if backend.name != run["backend"]:
@@ -153,6 +155,7 @@ async def _logs(run_id: str, token: str) -> dict[str, Any]:
         nodes = await backend.logs(run["execution_id"])
     finally:
         await runner.close()
+        await backend.close()
         await engine.dispose()
     told = [asdict(entry) for entry in reversed(nodes)]
     return {

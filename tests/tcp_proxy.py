@@ -21,6 +21,7 @@ class TcpProxy:
     answers_pass: asyncio.Event = field(default_factory=asyncio.Event)
     """Cleared: what the server says is held back until it is set again."""
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+    _left: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     @property
     def url(self) -> str:
@@ -63,6 +64,13 @@ class TcpProxy:
         for side in pair:
             side.transport.abort()
         self._writers -= pair
+        async with self._left:
+            self._left.notify_all()
+
+    async def unused(self) -> None:
+        """Until nobody is connected through it."""
+        async with self._left:
+            await self._left.wait_for(lambda: not self._writers)
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, answers: bool) -> None:
         with contextlib.suppress(OSError):

@@ -127,6 +127,7 @@ async def work(
             works.create_task(Hinted(events, Inbox(engine), runs).run(), name="hints")
     finally:
         await runner.close()
+        await backend.close()
 
 
 async def _resume(runner: Runner) -> None:

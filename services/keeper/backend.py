@@ -116,3 +116,7 @@ class WorkflowBackend(Protocol):
     async def health(self) -> None:
         """Returns when it would take a run now."""
         ...
+
+    async def close(self) -> None:
+        """Lets its connections go; what it began goes on there or is resumed. Twice is once."""
+        ...

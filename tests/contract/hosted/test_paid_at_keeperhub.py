@@ -4,6 +4,7 @@ missing afterwards.
 What answers there is our own runner behind KeeperHub's paths, with a database and a wallet of its own.
 """
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -23,6 +24,8 @@ from tests.keeping import CAP, House, house
 from tests.tcp_proxy import TcpProxy, tcp_proxy
 
 pytestmark = pytest.mark.long
+LETS_GO_WITHIN_S = 3
+"""Less than a server waits before it lets an idle connection go by itself."""
 
 
 @contextlib.asynccontextmanager
@@ -61,6 +64,8 @@ async def test_a_paid_session_runs_at_a_hosted_backend_to_the_wei(transport: str
             stopped = await here.flows(key, 0)
             await here.close(key)
             settled = await here.settled(key)
+        async with asyncio.timeout(LETS_GO_WITHIN_S):
+            await proxy.unused()
         assert proxy.cuts == 1
         assert int(settled.refund_wei) == CAP - stopped.paid_wei
         await here.sound()

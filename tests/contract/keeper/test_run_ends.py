@@ -52,6 +52,9 @@ class Telling:
     async def health(self) -> None:
         return
 
+    async def close(self) -> None:
+        return
+
 
 def told(status: Literal["success", "error"], *hashes: str) -> RunStatus:
     sent = tuple(SentTransaction(one, "close", "Close", 31337) for one in hashes)
