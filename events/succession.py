@@ -61,6 +61,8 @@ def _unable(
         return "is not reachable"
     if found.capabilities is None:
         return "has not been measured"
+    if view.evicted(state, node_id):
+        return "is of an operator whom the coalition has evicted"
     if node_id in state.failed:
         return "failed to load the last plan"
     needed = slice_bytes(state.terms, shard.first_layer, shard.end_layer)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from events import node, payment, pool, session, slash, stream, workflow
 from events.envelope import Recorded
+from events.eviction import Evictions
 
 KEEP_CLOSED_MS = 3_600_000
 """So long (in the log's time) a closed stream or claim is remembered, because a reorg may open it again."""
@@ -25,6 +26,7 @@ class View:
     runs: dict[str, workflow.Run] = field(default_factory=dict)
     """Runs that have not ended."""
     slashes: dict[str, slash.Slash] = field(default_factory=dict)
+    evictions: Evictions = field(default_factory=Evictions)
     _closed_unix_ms: dict[str, int] = field(default_factory=dict)
     _decided_unix_ms: dict[str, int] = field(default_factory=dict)
     sequence: int = 0
@@ -37,6 +39,8 @@ class View:
                 self.nodes[key] = node.evolve(self.nodes.get(key, node.Absent()), event)
             case "pool":
                 self.pools[key] = pool.evolve(self.pools.get(key, pool.Absent()), event)
+                if isinstance(event, pool.CoalitionOpened):
+                    self._apply_opening(self.pools[key], event)
             case "session":
                 self._apply_session(key, event, recorded.time_unix_ms)
             case "stream":
@@ -70,10 +74,18 @@ class View:
             case _:
                 pass
 
+    def _apply_opening(self, state: pool.PoolState, opened: pool.CoalitionOpened) -> None:
+        plans = (state.plan, state.serving) if isinstance(state, pool.Forming) else ()
+        shards = next((plan.shards for plan in plans if plan is not None and plan.epoch == opened.epoch), ())
+        known = (self.nodes.get(shard.node_id) for shard in shards)
+        seats = [one.registration.payout_wallet for one in known if isinstance(one, node.Present | node.Gone)]
+        self.evictions.seated(opened.coalition, seats, opened.at)
+
     def _apply_slash(self, key: str, event: slash.SlashEvent, at_unix_ms: int) -> None:
         case = slash.evolve(self.slashes.get(key, slash.Absent()), event)
         if isinstance(case, slash.Slash):
             self.slashes[key] = case
+            self.evictions.claimed(key, case)
             self._decided_unix_ms.pop(key, None)
             if case.over:
                 self._decided_unix_ms[key] = at_unix_ms
@@ -87,6 +99,14 @@ class View:
                     break
                 del ended[key]
                 states.pop(key, None)
+
+    def evicted(self, state: pool.Forming, node_id: str) -> bool:
+        """Whether the pool's coalition has evicted the node's operator, and not seated it since."""
+        known = self.nodes.get(node_id)
+        if not state.openings.told or not isinstance(known, node.Present | node.Gone):
+            return False
+        last = state.openings.told[-1]
+        return self.evictions.holds(last.chain_id, last.coalition, known.registration.payout_wallet)
 
     def present(self) -> Iterator[tuple[str, node.Present]]:
         """Registered nodes that have not retired."""

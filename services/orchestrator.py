@@ -19,10 +19,10 @@ from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import NotFoundError
 
-from events import coalition, money_policies, node, pool, slash, slash_policies, workflow
+from events import coalition, money_policies, node, pool, seating, slash, slash_policies, workflow
 from events.envelope import Cause, Recorded, decode_commit
 from events.kernel import Rejected
-from events.planning import Candidate, ModelDoesNotFit, plan_layers
+from events.planning import ModelDoesNotFit
 from events.policies import AdmitNode, Dispatch, Do, ExpelNode, Reaction, liveness, overdue, react
 from events.view import View
 from services import bus, control, dispatch, reports
@@ -294,33 +294,7 @@ class Orchestrator:
                 return "pool", pool_id, pool.Retire(reason)
             case control.PlanPool(pool_id, node_ids):
                 await self._wait_until_reacted(await self.events.last_sequence())
-                return "pool", pool_id, self._plan(pool_id, node_ids)
-
-    def _plan(self, pool_id: str, node_ids: tuple[str, ...]) -> pool.AdoptPlan:
-        state = self.view.pools.get(pool_id)
-        if not isinstance(state, pool.Forming):
-            raise pool.PoolUnknown if state is None else pool.PoolRetired
-        usable = {
-            node_id: Candidate(
-                node_id,
-                present.registration.mesh_key,
-                present.capabilities.memory_bytes,
-                present.capabilities.matmul_gflops,
-            )
-            for node_id, present in self.view.present()
-            if node_id in state.members
-            and present.reachable
-            and not present.draining
-            and present.capabilities is not None
-        }
-        wanted = node_ids or tuple(sorted(usable))
-        away = [node_id for node_id in wanted if node_id not in usable]
-        if away:
-            raise pool.NodeNotUsable(
-                f"node {away[0]} has not accepted, is not reachable, or has not been measured"
-            )
-        plan = plan_layers(state.terms, tuple(usable[node_id] for node_id in wanted))
-        return pool.AdoptPlan(plan.shards, plan.explanation)
+                return "pool", pool_id, seating.plan_of(self.view, pool_id, node_ids)
 
     async def _load_cursor(self) -> int:
         try:
