@@ -247,6 +247,18 @@ webhook_grants = Table(
 )
 """Where each run calls back to and its capability, which lives for a quarter of an hour."""
 
+seat_consents = Table(
+    "seat_consents",
+    metadata,
+    Column("pool_id", Text, primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("coalition", Text, primary_key=True),
+    Column("node_id", Text, primary_key=True),
+    Column("signed", Text, nullable=False),
+    Column("given_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+"""Operators' consents to seats of plan `epoch`, as JSON (services.seat_signing.SignedSeat)."""
+
 webhook_deliveries = Table(
     "webhook_deliveries",
     metadata,

@@ -75,6 +75,65 @@ def withdraw(
         print(f"{one['wallet']} got {one['withdrawn_usdc']} USDC in {len(one['transactions'])} transactions")
 
 
+@operator_app.command("consent")
+def consent(
+    pool: Annotated[str, typer.Argument(help="The pool's id.")],
+    directory: Directories = None,
+    terms: Annotated[
+        Path | None, typer.Option(help="JSON file with the coalition's terms. The local chain needs none.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Sign without asking.")] = False,
+    gateway: Gateway = "",
+    token: Token = "",
+    json: Json = False,
+) -> None:
+    """Consent to your nodes' seats in the pool's present plan, and to the bond that they need.
+
+    The payout keys stay here. The coalition's address follows from the terms. Whoever opens the epoch finds
+    at the gateway what you signed.
+    """
+    given = asyncio.run(_consent(pool, directory, terms, gateway, token, yes=yes or json))
+    if json:
+        print_json({"consents": given})
+        return
+    for one in given:
+        print(f"node {one['node_id']} consents to epoch {one['chain_epoch']} of {one['coalition']}")
+
+
+async def _consent(
+    pool: str, directory: list[Path] | None, terms: Path | None, gateway: str, token: str, *, yes: bool
+) -> list[dict[str, Any]]:
+    from services.seat_consenting import consenting
+    from services.stack.client import local_settings, operator_token
+
+    settings = local_settings()
+    nodes = _nodes(settings, directory)
+    if gateway:
+        settings = settings.model_copy(update={"gateway_url": gateway})
+    async with AsyncExitStack() as stack:
+        token = token or await stack.enter_async_context(operator_token(settings))
+        found = await consenting(stack, settings, token, pool, nodes, terms)
+        if not yes:
+            _show_terms(found)
+            typer.confirm("Sign?", abort=True)
+        return await found.give()
+
+
+def _show_terms(found: Any) -> None:
+    terms = found.terms
+    rows = [["coalition", found.coalition], ["steward", terms.steward]]
+    rows += [["bond of a seat at least", f"{terms.least_bond_micro / 10**6:.2f} USDC"]]
+    rows += [["a breach costs at most", ", ".join(f"{one / 10**6:.2f}" for one in terms.most_per_kind_micro)]]
+    rows += [["attestors", f"{terms.quorum} of {len(terms.attestors)}"]]
+    rows += [["arbiters", f"{terms.arbiter_quorum} of {len(terms.arbiters)}"]]
+    rows += [["time to dispute", f"{terms.dispute_window_s} s"]]
+    rows += [["bond leaves after", f"{terms.unbond_delay_s} s"]]
+    for one in found.signed:
+        bond = "" if one.bond is None else f", bonds {one.bond.micro / 10**6:.2f} USDC more"
+        rows += [[f"node {one.node_id}", f"{one.units / 100:.2f} % of epoch {one.chain_epoch}{bond}"]]
+    show(table_of(("what", "terms"), rows))
+
+
 Act = Callable[[Any, Any, Any, Any], Awaitable[dict[str, Any]]]
 
 
@@ -82,15 +141,11 @@ async def _each(directories: list[Path] | None, gateway: str, token: str, act: A
     """`act` for each payout wallet once, over the coalitions of every pool that the gateway shows."""
     from services.chain import manifest as manifests
     from services.chain.rpc import connected
-    from services.node_keys import PAYOUT_KEY_FILE, NodeKeys
+    from services.node_keys import NodeKeys
     from services.stack.client import local_settings
 
     settings = local_settings()
-    nodes = directories or sorted(path for path in (settings.state_dir / "nodes").glob("*") if path.is_dir())
-    missing = [path for path in nodes if not (path / PAYOUT_KEY_FILE).exists()]
-    if missing or not nodes:
-        where = missing[0] if missing else settings.state_dir / "nodes"
-        raise Failure("not_joined", f"no {PAYOUT_KEY_FILE} in {where}", "--dir DIRECTORY of a joined node")
+    nodes = _nodes(settings, directories)
     if settings.chain_rpc_url is None:
         raise Failure("no_chain", "nothing runs here and CHAIN_RPC_URL is not set", "computepool up")
     url = settings.chain_rpc_url
@@ -101,6 +156,17 @@ async def _each(directories: list[Path] | None, gateway: str, token: str, act: A
     async with connected(url) as rpc:
         known = manifests.read(settings.manifest_of(await rpc.chain_id()))
         return [await act(rpc, known, payout, coalitions) for payout in payouts.values()]
+
+
+def _nodes(settings: Any, directories: list[Path] | None) -> list[Path]:
+    from services.node_keys import PAYOUT_KEY_FILE
+
+    nodes = directories or sorted(path for path in (settings.state_dir / "nodes").glob("*") if path.is_dir())
+    missing = [path for path in nodes if not (path / PAYOUT_KEY_FILE).exists()]
+    if missing or not nodes:
+        where = missing[0] if missing else settings.state_dir / "nodes"
+        raise Failure("not_joined", f"no {PAYOUT_KEY_FILE} in {where}", "--dir DIRECTORY of a joined node")
+    return nodes
 
 
 async def _coalitions(settings: Any, token: str) -> list[tuple[str, str]]:

@@ -23,15 +23,14 @@ from services import credentials
 from services.chain import abi, anvil, logs, manifest, wallets
 from services.chain.artifacts import artifact
 from services.chain.coalitions import CoalitionTerms, Seat, coalition_of
-from services.chain.consents import bond_authorization, bond_nonce, seat_consent
 from services.chain.contract import Contract
 from services.chain.networks import Network, network_of
 from services.chain.rpc import Rpc, connected
 from services.chain.sender import Sender
 from services.gateway_rest import checked, client
 from services.node_keys import NodeKeys
+from services.seat_signing import SeatUnsound, SignedSeat, check_seat, sign_seat
 from services.settings import Settings
-from services.typed_data import sign_typed
 
 Say = Callable[[str], None]
 RUN_WITHIN_S = 120.0
@@ -81,6 +80,30 @@ def local_terms(
     )
 
 
+def is_local(network: Network) -> bool:
+    return network.chain_id == anvil.CHAIN_ID
+
+
+def terms_of(
+    path: Path | None, network: Network, settings: Settings, steward: str, *, deterministic: bool
+) -> CoalitionTerms:
+    """A coalition's terms from their file; the local chain has some of its own. Raises CoalitionNotOpened."""
+    if path is not None:
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=CoalitionTerms)
+        except (OSError, msgspec.DecodeError) as broken:
+            raise CoalitionNotOpened(f"terms of {path}: {broken}") from broken
+    if not is_local(network):
+        raise CoalitionNotOpened(f"{network.name} needs a file with the coalition's terms: --terms FILE")
+    return local_terms(
+        steward,
+        deterministic=deterministic,
+        attestors=tuple(key.address for key in wallets.verifiers(settings)),
+        probe_window_s=settings.local_probe_window_s,
+        dispute_window_s=settings.local_dispute_window_s,
+    )
+
+
 async def open_coalition(
     settings: Settings,
     operator_token: str,
@@ -115,12 +138,12 @@ async def open_coalition(
             say,
             settings,
         )
-        seats = await _seats(rest, pool)
+        seats = await seats_of(rest, pool)
         contract = await opener.stand(pool, terms_file)
-        if pool["paid_epoch"] == _plan_of(pool) and await opener.is_open(contract, pool):
+        if pool["paid_epoch"] == plan_of(pool) and await opener.is_open(contract, pool):
             return pool
         transaction = await opener.open(contract, pool, seats)
-        body = {"epoch": _plan_of(pool), "coalition": contract.address, "transaction": transaction}
+        body = {"epoch": plan_of(pool), "coalition": contract.address, "transaction": transaction}
         body["attestors"] = opener.attestors_of(contract, pool, terms_file)
         told = checked(await rest.post(f"/pools/{pool_id}/coalition", json=body))
         say(f"pool.coalition_opened {contract.address} epoch {told['chain_epoch']}")
@@ -128,7 +151,7 @@ async def open_coalition(
         return checked(await rest.get(f"/pools/{pool_id}", params={"at_least": position}))
 
 
-def _plan_of(pool: Mapping[str, Any]) -> int:
+def plan_of(pool: Mapping[str, Any]) -> int:
     """The plan that serves; while none does, the one that is being loaded."""
     epoch = pool["serving_epoch"] or pool["planned_epoch"]
     if epoch is None:
@@ -136,7 +159,7 @@ def _plan_of(pool: Mapping[str, Any]) -> int:
     return int(epoch)
 
 
-async def _seats(rest: Any, pool: Mapping[str, Any]) -> tuple[Seat, ...]:
+async def seats_of(rest: Any, pool: Mapping[str, Any]) -> tuple[Seat, ...]:
     found = []
     for shard in pool["shards"]:
         node = checked(await rest.get(f"/nodes/{shard['node_id']}"))
@@ -181,22 +204,7 @@ class _Opener:
         return Contract(artifact("Coalition"), place.address)
 
     def _terms(self, path: Path | None, deterministic: bool) -> CoalitionTerms:
-        if path is not None:
-            try:
-                return msgspec.json.decode(path.read_bytes(), type=CoalitionTerms)
-            except (OSError, msgspec.DecodeError) as broken:
-                raise CoalitionNotOpened(f"terms of {path}: {broken}") from broken
-        if not self._is_local:
-            raise CoalitionNotOpened(
-                f"{self.network.name} needs a file with the coalition's terms: --terms FILE"
-            )
-        return local_terms(
-            self.steward,
-            deterministic=deterministic,
-            attestors=tuple(key.address for key in wallets.verifiers(self.settings)),
-            probe_window_s=self.settings.local_probe_window_s,
-            dispute_window_s=self.settings.local_dispute_window_s,
-        )
+        return terms_of(path, self.network, self.settings, self.steward, deterministic=deterministic)
 
     def attestors_of(self, contract: Contract, pool: Mapping[str, Any], terms_file: Path | None) -> list[str]:
         """Those of the terms that lead to this contract: an address tells nobody who attests."""
@@ -209,44 +217,43 @@ class _Opener:
 
     @property
     def _is_local(self) -> bool:
-        return self.network.chain_id == anvil.CHAIN_ID
+        return is_local(self.network)
 
     async def is_open(self, contract: Contract, pool: Mapping[str, Any]) -> bool:
         paying = str(await contract.read(self.rpc, "gdaPool"))
         return paying.lower() == str(pool["gda_pool"]).lower()
 
-    async def bond(self, contract: Contract, seat: Seat) -> dict[str, Any] | None:
-        """What brings the operator's free bond to what a seat needs, from its payout wallet's USDC."""
-        operator = seat.operator
-        needed, bonded, locked, leaving = [
-            int(await contract.read(self.rpc, view, *arguments))
-            for view, arguments in (
-                ("bondNeeded", ()),
-                ("bondOf", (operator,)),
-                ("lockedOf", (operator,)),
-                ("unbondingOf", (operator,)),
-            )
-        ]
-        missing = needed - (bonded - locked - leaving)
-        if missing <= 0:
-            return None
-        usdc = Contract(artifact("MockUSDC"), self.manifest.at("USDC"))
-        payout = self._payout(seat)
-        await self._provide(usdc, operator, missing, f"coalition:{contract.address}:{operator}:{bonded}")
-        nonce = bond_nonce(contract.address, operator, bonded)
-        typed = bond_authorization(
-            chain_id=self.network.chain_id,
-            token=usdc.address,
-            name=await usdc.read(self.rpc, "name"),
-            version=await usdc.read(self.rpc, "version"),
-            operator=operator,
-            coalition=contract.address,
-            micro=missing,
-            nonce=nonce,
-        )
-        self.say(f"operator {operator} bonds {missing / 10**6:.2f} USDC")
-        signature = "0x" + sign_typed(payout, typed)
-        return {"operator": operator, "micro": missing, "nonce": nonce, "signature": signature}
+    async def signed_seats(
+        self, contract: Contract, pool: Mapping[str, Any], seats: Sequence[Seat]
+    ) -> list[SignedSeat]:
+        """One for each seat, by the payout keys here or sent by their operators."""
+        path, params = f"/pools/{pool['pool_id']}/consents", {"epoch": plan_of(pool)}
+        sent = msgspec.convert(checked(await self.rest.get(path, params=params))["items"], list[SignedSeat])
+        found, missing = [], []
+        for seat in seats:
+            payout = self.payouts.get(seat.node_id)
+            if payout is not None and payout.address.lower() == seat.operator.lower():
+                found.append(await sign_seat(self.rpc, self.manifest, contract, seat, payout))
+                continue
+            why = "nothing was sent"
+            for signed in sent:
+                if (signed.node_id, signed.coalition.lower()) == (seat.node_id, contract.address.lower()):
+                    try:
+                        await check_seat(self.rpc, self.manifest, contract, signed, seat)
+                        found.append(signed)
+                        break
+                    except SeatUnsound as unsound:
+                        why = str(unsound)
+            else:
+                missing.append(f"node {seat.node_id} of {seat.operator}: {why}")
+        if missing:
+            how = f"computepool operator consent {pool['pool_id']}, or here with --dir DIRECTORY"
+            raise CoalitionNotOpened(f"consents are missing ({'; '.join(missing)}); to sign: {how}")
+        for operator, bond in {one.operator: one.bond for one in found if one.bond is not None}.items():
+            usdc = Contract(artifact("MockUSDC"), self.manifest.at("USDC"))
+            await self._provide(usdc, operator, bond.micro, f"coalition:{contract.address}:{bond.nonce}")
+            self.say(f"operator {operator} bonds {bond.micro / 10**6:.2f} USDC")
+        return found
 
     async def _provide(self, usdc: Contract, operator: str, micro: int, state: str) -> None:
         """USDC in the payout wallet: on the local chain it is made, elsewhere its owner has to bring it."""
@@ -267,24 +274,17 @@ class _Opener:
         if await self._seated(contract, current, seats):
             return await self._transaction_of(contract, current)
         await check_evictions(self.rpc, contract, seats)
-        by_operator = {seat.operator: seat for seat in seats}
-        bonds = [await self.bond(contract, seat) for _, seat in sorted(by_operator.items())]
-        consents = [
-            "0x"
-            + sign_typed(
-                self._payout(seat),
-                seat_consent(
-                    chain_id=self.network.chain_id, coalition=contract.address, epoch=current + 1, seat=seat
-                ),
-            )
-            for seat in seats
-        ]
+        signed = await self.signed_seats(contract, pool, seats)
+        bonds = {one.operator.lower(): one for one in signed if one.bond is not None}
         body = {
-            "epoch": _plan_of(pool),
+            "epoch": plan_of(pool),
             "coalition": contract.address,
             "chain_epoch": current + 1,
-            "bonds": [bond for bond in bonds if bond is not None],
-            "consents": consents,
+            "bonds": [
+                {"operator": one.operator, **msgspec.to_builtins(one.bond)}
+                for _, one in sorted(bonds.items())
+            ],
+            "consents": [one.signature for one in signed],
         }
         run = await self._run(f"/pools/{pool['pool_id']}/activation", body)
         return str(next(sent["tx"] for sent in run["transactions"] if sent["node_id"] == "open-epoch"))
@@ -305,13 +305,6 @@ class _Opener:
             self.rpc, self.network, self.manifest.from_block, head, (contract.address,), topics
         )
         return told[-1].transaction
-
-    def _payout(self, seat: Seat) -> LocalAccount:
-        payout = self.payouts.get(seat.node_id)
-        if payout is None or payout.address.lower() != seat.operator.lower():
-            text = f"the payout key of node {seat.node_id} ({seat.operator}) is in no directory given here"
-            raise CoalitionNotOpened(f"{text}: --dir DIRECTORY")
-        return payout
 
     async def _run(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """A keeper run that has done it. Raises CoalitionNotOpened."""

@@ -79,6 +79,7 @@ TABLE: dict[str, Answered] = {
     "coalition_unproven": Answered(409, False),
     "coalition_unconfirmed": Answered(409, True),
     "coalition_terms_refused": Answered(422, False),
+    "consent_refused": Answered(409, False),
     "callback_forged": Answered(401, False),
     "callback_malformed": Answered(400, False),
     "callback_impossible": Answered(409, False),

@@ -330,6 +330,13 @@ class CoalitionTermsRefused(Problem):
     remedy = "Correct what the detail names; docs/operate.md lists the terms."
 
 
+class ConsentRefused(Problem):
+    """The coalition would not take this consent to a seat, or not now."""
+
+    code = "consent_refused"
+    remedy = "Sign the seat of the present plan anew: computepool operator consent."
+
+
 class CoalitionUnconfirmed(Problem):
     """The coalition's epoch is on the chain, but not deep enough to count."""
 

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from events.pool import CoalitionOpened
 from services import credentials
 from services.chain import abi, anvil, manifest, wallets
 from services.chain.artifacts import artifact
+from services.chain.coalitions import Seat
 from services.chain.contract import Contract
 from services.chain.manifest import Manifest
 from services.chain.rpc import Rpc
@@ -26,6 +27,7 @@ from services.chain.transactions import receipt_of
 from services.coalition_opening import CoalitionNotOpened, open_coalition
 from services.log import EventLog
 from services.operator_income import purse_of, withdraw
+from services.seat_signing import sign_seat
 from services.settings import Settings
 from shard_runtime import messages
 from tests.anvil import deployed_chain
@@ -78,9 +80,9 @@ class World:
         await engine.dispose()
         return found
 
-    async def command(self, *words: str) -> dict[str, Any]:
-        """What the command line prints as JSON on the first node's machine."""
-        directory = self.peers[0].directory
+    async def command(self, *words: str, on: int = 0) -> dict[str, Any]:
+        """What the command line prints as JSON on the machine of the first node, or of node `on`."""
+        directory = self.peers[on].directory
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "services.cli", *words, "--json", "--dir", str(directory),
             env={
@@ -168,7 +170,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
 
 async def test_a_priced_pool_is_opened_once_and_pays_its_operators_by_their_layers(world: World) -> None:
     assert (await world.shown())["coalition"] is None
-    with pytest.raises(CoalitionNotOpened, match="payout key"):
+    with pytest.raises(CoalitionNotOpened, match=f"{world.peers[1].node_id} of .*: nothing was sent"):
         await world.open(dirs=[world.peers[0].directory])
     row = await world.open()
     contract = Contract(artifact("Coalition"), row["coalition"])
@@ -259,3 +261,56 @@ async def test_an_operator_sees_and_takes_what_every_epoch_has_paid_it(world: Wo
     assert after.usdcx_wei == 0
     assert after.usdc_micro - before.usdc_micro == share * 100 + 3_000_000
     assert await withdraw(world.rpc, world.known, operator, pools) == ()
+
+
+async def test_operators_consent_each_from_its_own_machine(world: World) -> None:
+    await world.plan(world.peers)
+    mine, theirs = world.peers
+    (given,) = (await world.command("operator", "consent", world.pool_id, on=1))["consents"]
+    assert given["node_id"] == theirs.node_id
+    before = await world.shown()
+    row = await world.open(dirs=[mine.directory])
+    assert row["paid_epoch"] == before["serving_epoch"]
+    assert row["chain_epoch"] == given["chain_epoch"] == before["chain_epoch"] + 1
+    assert row["coalition"].lower() == given["coalition"]
+    async with world.built.client() as client:
+        path = f"/pools/{world.pool_id}/consents?epoch={before['serving_epoch']}"
+        (kept,) = (await client.get(path)).json()["items"]
+        answer = await client.post(path, json=kept)
+        assert (answer.status_code, answer.json()["code"]) == (409, "consent_refused"), "its epoch is over"
+
+
+async def test_only_the_seats_operator_consents_and_to_that_seat_alone(world: World) -> None:
+    await world.plan(world.peers)
+    plan = (await world.shown())["serving_epoch"]
+    contract = Contract(artifact("Coalition"), (await world.open())["coalition"])
+    await world.plan(world.peers[::-1])
+    row = await world.shown()
+    units = {shard["node_id"]: shard["units"] for shard in row["shards"]}
+    peer = world.peers[0]
+    key, seat = (
+        peer.keys,
+        Seat(peer.keys.payout_wallet, units[peer.node_id], peer.node_id, peer.keys.receipt_key),
+    )
+    good = msgspec.to_builtins(await sign_seat(world.rpc, world.known, contract, seat, key.payout))
+    stranger = await sign_seat(world.rpc, world.known, contract, seat, world.peers[1].keys.payout)
+    greedy = replace(seat, units=9_999)
+    more = await sign_seat(world.rpc, world.known, contract, greedy, key.payout)
+    wrong = {
+        "another's signature": good | {"signature": stranger.signature},
+        "other units": msgspec.to_builtins(more),
+        "units that were not signed": good | {"units": 9_999},
+        "another wallet": good | {"operator": world.peers[1].keys.payout_wallet},
+        "a node outside": good | {"node_id": "0" * 26},
+        "another epoch": good | {"chain_epoch": good["chain_epoch"] + 1},
+        "no coalition": good | {"coalition": world.known.at("USDC")},
+    }
+    async with world.built.client(token=None) as client:
+        path = f"/pools/{world.pool_id}/consents?epoch={plan + 1}"
+        for what, body in wrong.items():
+            answer = await client.post(path, json=body)
+            assert (answer.status_code, answer.json()["code"]) == (409, "consent_refused"), what
+        assert (await client.post(path, json={"signature": "0x"})).status_code == 400
+        assert (await client.get(path)).status_code == 401
+        assert (await client.post(path, json=good)).status_code == 200
+        assert (await client.post(path, json=good)).status_code == 200, "said again"

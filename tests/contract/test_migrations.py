@@ -22,6 +22,7 @@ CONTROL_TABLES = {
     "vouchers",
     "webhook_attempts",
     "webhook_deliveries",
+    "seat_consents",
     "webhook_grants",
     "webhook_inbox",
     "webhook_tokens",
