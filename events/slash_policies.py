@@ -12,12 +12,22 @@ from events.ids import policy_command_id, slash_id_of
 from events.policies import Do
 from events.view import View
 
+SILENT_AT_START_MS = 2_000
+"""A node that was last seen so long before a session began (two of its heartbeats) was not there for it."""
+
 
 def react(recorded: Recorded, view: View) -> tuple[Do, ...]:
-    """A node went silent while a paid request ran through its ring; `view` already contains the event."""
-    if not isinstance(recorded.event, node.Lost):
-        return ()
-    return tuple(_report_stalls(recorded, view))
+    """A paid session's node is silent: it fell so while a request ran, or before the session began.
+
+    `view` already contains the event.
+    """
+    match recorded.event:
+        case node.Lost() as lost:
+            return tuple(_silences(lost, recorded, view))
+        case session.Opened():
+            return tuple(_absences(recorded, view))
+        case _:
+            return ()
 
 
 def overdue(view: View, now_unix_ms: int) -> tuple[Do, ...]:
@@ -66,7 +76,8 @@ def case_of(
     )
 
 
-def _report_stalls(recorded: Recorded, view: View) -> Iterator[Do]:
+def _silences(lost: node.Lost, recorded: Recorded, view: View) -> Iterator[Do]:
+    """One silence is one kind of breach: of a session that began in it a no-show, else a stall."""
     node_id = recorded.aggregate_id
     present = view.nodes.get(node_id)
     if not isinstance(present, node.Present):
@@ -79,12 +90,54 @@ def _report_stalls(recorded: Recorded, view: View) -> Iterator[Do]:
     for session_id, opened in view.sessions.items():
         used = [rings.get((opened.terms.pool_id, started.epoch)) for started in opened.running.values()]
         forming = next((ring for ring in used if ring is not None), None)
-        if forming is None:
+        kind: Kind = "stall"
+        if _began_without(view, session_id, lost.last_seen_unix_ms):
+            kind, forming = "no_show", forming or _promised(view, opened, node_id)
+        if forming is not None:
+            yield from _report(forming, present, session_id, opened, kind, "node.lost", recorded)
+
+
+def _absences(recorded: Recorded, view: View) -> Iterator[Do]:
+    """Members that were lost already when somebody's payment came."""
+    session_id = recorded.aggregate_id
+    opened = view.sessions.get(session_id)
+    if opened is None:
+        return
+    for node_id, present in view.present():
+        if present.reachable or not _began_without(view, session_id, present.lost_since_unix_ms):
             continue
-        registered = present.registration
-        at = recorded.time_unix_ms
-        case = case_of(forming, registered, session_id, opened, "stall", "node.lost", at)
-        if case is not None:
-            slash_id = slash_id_of(session_id, case.operator, case.kind)
-            command_id = policy_command_id(recorded.event_id, f"stall:{session_id}", 0)
-            yield Do("slash", slash_id, slash.Report(case), command_id)
+        forming = _promised(view, opened, node_id)
+        if forming is not None:
+            yield from _report(forming, present, session_id, opened, "no_show", "session.opened", recorded)
+
+
+def _began_without(view: View, session_id: str, last_seen_unix_ms: int) -> bool:
+    """Whether a node that was last seen then had fallen silent when the session began."""
+    return view.opened_unix_ms[session_id] - last_seen_unix_ms >= SILENT_AT_START_MS
+
+
+def _promised(view: View, opened: session.OpenSession, node_id: str) -> pool.Forming | None:
+    """The session's pool, if this node has a seat in what its next request would pay."""
+    forming = view.pools.get(opened.terms.pool_id)
+    if opened.closing is not None or not isinstance(forming, pool.Forming) or forming.serving is None:
+        return None
+    serving = forming.serving
+    seated = any(shard.node_id == node_id for shard in serving.shards)
+    return forming if seated and forming.openings.gda_pool_of(serving.epoch) is not None else None
+
+
+def _report(
+    forming: pool.Forming,
+    present: node.Present,
+    session_id: str,
+    opened: session.OpenSession,
+    kind: Kind,
+    reporter: str,
+    recorded: Recorded,
+) -> Iterator[Do]:
+    seat = present.registration
+    case = case_of(forming, seat, session_id, opened, kind, reporter, recorded.time_unix_ms)
+    if case is not None:
+        slash_id = slash_id_of(session_id, case.operator, case.kind)
+        command_id = policy_command_id(recorded.event_id, f"{kind}:{session_id}:{seat.node_id}", 0)
+        yield Do("slash", slash_id, slash.Report(case), command_id)

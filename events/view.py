@@ -15,12 +15,13 @@ KEEP_CLOSED_MS = 3_600_000
 class View:
     """Folded by one reader; settled sessions are forgotten, so that its size follows what is open.
 
-    `paying`: vouchers verified and not yet settled.
+    `paying`: vouchers verified and not yet settled. `opened_unix_ms`: since when each of `sessions` is open.
     """
 
     nodes: dict[str, node.NodeState] = field(default_factory=dict)
     pools: dict[str, pool.PoolState] = field(default_factory=dict)
     sessions: dict[str, session.OpenSession] = field(default_factory=dict)
+    opened_unix_ms: dict[str, int] = field(default_factory=dict)
     paying: dict[str, payment.Paying] = field(default_factory=dict)
     streams: dict[str, stream.Stream] = field(default_factory=dict)
     runs: dict[str, workflow.Run] = field(default_factory=dict)
@@ -62,9 +63,11 @@ class View:
         before = self.sessions.get(key) or self.paying.get(key) or session.Absent()
         self.sessions.pop(key, None)
         self.paying.pop(key, None)
+        since_unix_ms = self.opened_unix_ms.pop(key, at_unix_ms)
         match session.evolve(before, event):
             case session.OpenSession() as opened:
                 self.sessions[key] = opened
+                self.opened_unix_ms[key] = since_unix_ms
             case payment.Paying() as paying:
                 self.paying[key] = paying
             case _ if isinstance(event, payment.PaymentReverted) and event.at is None:

@@ -19,6 +19,7 @@ from tests.aggregates import (
 )
 
 POOL, SESSION = ulid(500), ulid(600)
+ROUND_MS = 1_700_000_000_000
 TERMS = proposed()
 PLAN = pool.Planned(1, (shard(1, 0, 5, 6250), shard(2, 5, 8, 3750)), "why")
 
@@ -30,9 +31,11 @@ class Told:
         self.view = View()
         self.last: Recorded | None = None
 
-    def tell(self, kind: str, aggregate_id: str, *events: Any) -> tuple[policies.Reaction, ...]:
+    def tell(
+        self, kind: str, aggregate_id: str, *events: Any, at_unix_ms: int = ROUND_MS
+    ) -> tuple[policies.Reaction, ...]:
         sequence = self.view.sequence + 1
-        commit = encode_commit(kind, aggregate_id, 1, events, cause(f"{sequence}"))
+        commit = encode_commit(kind, aggregate_id, 1, events, cause(f"{sequence}", at_unix_ms))
         reactions: tuple[policies.Reaction, ...] = ()
         headers = {"Nats-Msg-Id": commit.commit_id}
         for recorded in decode_commit(commit.subject, sequence, headers, commit.payload):
