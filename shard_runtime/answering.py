@@ -22,13 +22,13 @@ from shard_runtime.messages import (
     Generate,
     GenerationEnded,
     LikelyToken,
-    SealBroken,
     SealedContent,
     TokenLogprob,
     Tokens,
     commitment,
 )
 from shard_runtime.picked import Picked
+from shard_runtime.sealing import SealBroken
 from shard_runtime.spelling import Speller
 from shard_runtime.stage import LOST, Stage
 from shard_runtime.text import IncrementalText

@@ -1,19 +1,15 @@
-"""What a shard runtime is told and what it says: commands, reports, tokens, their subjects, sealed prompts.
+"""What a shard runtime is told and what it says: commands, reports, tokens, their subjects.
 
 Knows nothing of torch, of the event log or of HTTP. Every message is one msgspec struct, JSON on the wire,
 tagged by `kind`, strict about unknown fields; `decode_command` and `decode_report` are the only way in.
 """
 
-import base64
 import hashlib
 from typing import Annotated, Literal
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from shard_runtime.receipts import NodeReceipts, Terms, Usage
 
 COMMANDS_STREAM = "CP_COMMANDS"
 REPORTS_STREAM = "CP_REPORTS"
@@ -100,6 +96,8 @@ class Generate(_Wire, frozen=True, tag="generate"):
     max_tokens: int
     deadline_unix_ms: int
     """After this moment nobody waits for the answer: the command is obsolete."""
+    terms: Terms | None = None
+    """Of a paid request: every stage signs receipts of what it computes (docs/worker.md)."""
 
 
 class Cancel(_Wire, frozen=True, tag="cancel"):
@@ -172,7 +170,10 @@ class SliceFailed(_Wire, frozen=True, tag="slice_failed"):
 
 
 class GenerationEnded(_Wire, frozen=True, tag="generation_ended"):
-    """The entry's account of one request. `error_code` is set exactly when `finish_reason` is "error"."""
+    """The entry's account of one request. `error_code` is set exactly when `finish_reason` is "error".
+
+    `receipts` in ring order, of the stages that gave theirs in time; both are for the session's payer only.
+    """
 
     report_id: str
     node_id: str
@@ -188,6 +189,8 @@ class GenerationEnded(_Wire, frozen=True, tag="generation_ended"):
     prefill_ms: int
     decode_ms: int
     error_code: str | None = None
+    receipts: tuple[NodeReceipts, ...] = ()
+    usage: Usage | None = None
 
 
 class NodeStopping(_Wire, frozen=True, tag="node_stopping"):
@@ -199,26 +202,25 @@ class NodeStopping(_Wire, frozen=True, tag="node_stopping"):
 
 
 class CommandRefused(_Wire, frozen=True, tag="command_refused"):
-    """A command that can never be carried out was taken off the queue. Ids only: never what it held."""
+    """A command that can never be carried out was taken off CP_COMMANDS, where it stood at `stream_seq`.
+
+    Ids only: never what it held. `command_id` is empty when the message was too broken to tell.
+    """
 
     report_id: str
     node_id: str
     command_id: str
-    """Empty when the message was too broken to tell."""
     code: str
-    """`malformed` | `unknown_pool` | ..."""
     stream_seq: int
-    """Where it stood in CP_COMMANDS."""
 
 
 class KvMoved(_Wire, frozen=True, tag="kv_moved"):
-    """A leaver's account of one request whose KV its successor has confirmed to hold, every token of it."""
+    """A leaver's account of one request whose KV is whole at its successor, at the epoch it moved to."""
 
     report_id: str
     node_id: str
     pool_id: str
     epoch: int
-    """The epoch it moved to."""
     session_id: str
     request_id: str
     to_node_id: str
@@ -229,13 +231,12 @@ class KvMoved(_Wire, frozen=True, tag="kv_moved"):
 
 
 class SliceDrained(_Wire, frozen=True, tag="slice_drained"):
-    """A node has left an epoch: nothing of it is loaded or held there any more."""
+    """A node has left `epoch`: nothing of it is loaded or held there any more."""
 
     report_id: str
     node_id: str
     pool_id: str
     epoch: int
-    """The epoch it left."""
     moved_requests: int
     kv_bytes: int
 
@@ -271,9 +272,9 @@ class TokenLogprob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Tokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Entry to gateway over core NATS: `ids` are tokens number `index`, `index + 1`, ... of the completion.
 
-    `text` is the new text, whole UTF-8 only, so it may be empty. The last message has `finish_reason`, or
-    `moved_to`, and is sent again until the gateway answers (request-reply with the body b"ok") or three
-    seconds have passed.
+    `text` is the new text, whole UTF-8 only, so it may be empty. The last message has `finish_reason` (and
+    the report's `receipts` and `usage`), or `moved_to`, and is sent again until the gateway answers
+    (request-reply with the body b"ok") or three seconds have passed.
     When log-probabilities were asked for, `logprobs` has one for each of `ids`, and `spelled` what each of
     the next tokens not yet spelled gave to the text: b"" for one that gave nothing (special, or of a stop
     string), and only once all that it gave has been shown. Together they spell the text.
@@ -296,6 +297,8 @@ class Tokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     spelled: tuple[bytes, ...] = ()
     moved_to: int | None = None
     """The request goes on at this epoch: send its entry a `Generate` with these ids as `resume_ids`."""
+    receipts: tuple[NodeReceipts, ...] = ()
+    usage: Usage | None = None
 
 
 class Alive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -360,37 +363,3 @@ def inbox_prefix(role: str, member: str) -> str:
 def commitment(nonce_hex: str, text: str) -> str:
     """SHA-256(nonce || UTF-8 text), hex: what the event log holds instead of a prompt or an answer."""
     return hashlib.sha256(bytes.fromhex(nonce_hex) + text.encode()).hexdigest()
-
-
-class SealBroken(Exception):
-    """seal_broken: the sealed content does not open with this node's key; ask for its current seal key."""
-
-    code = "seal_broken"
-
-
-def _seal_key(shared: bytes, ephemeral: bytes, recipient: bytes) -> bytes:
-    info = b"computepool seal v1" + ephemeral + recipient
-    return HKDF(hashes.SHA256(), 32, salt=None, info=info).derive(shared)
-
-
-def seal_for(seal_key_hex: str, content: SealedContent, request_id: str) -> str:
-    """Encrypt to an X25519 public key (hex); returns base64. Fresh ephemeral key, hence the fixed nonce."""
-    recipient = bytes.fromhex(seal_key_hex)
-    secret = X25519PrivateKey.generate()
-    ephemeral = secret.public_key().public_bytes_raw()
-    key = _seal_key(secret.exchange(X25519PublicKey.from_public_bytes(recipient)), ephemeral, recipient)
-    box = ChaCha20Poly1305(key).encrypt(bytes(12), encode(content), request_id.encode())
-    return base64.b64encode(ephemeral + box).decode()
-
-
-def open_sealed(secret: X25519PrivateKey, sealed: str, request_id: str) -> SealedContent:
-    """Raises SealBroken when the box is not for this key and this request."""
-    try:
-        raw = base64.b64decode(sealed, validate=True)
-        ephemeral, box = raw[:32], raw[32:]
-        shared = secret.exchange(X25519PublicKey.from_public_bytes(ephemeral))
-        key = _seal_key(shared, ephemeral, secret.public_key().public_bytes_raw())
-        opened = ChaCha20Poly1305(key).decrypt(bytes(12), box, request_id.encode())
-        return msgspec.json.decode(opened, type=SealedContent)
-    except (ValueError, InvalidTag, msgspec.DecodeError) as broken:
-        raise SealBroken(str(broken)) from broken

@@ -51,6 +51,11 @@ class ReceiptKey:
         """65 bytes r, s, recovery id (0 or 1), as hex; the same for the same statement (RFC 6979)."""
         return self._key.sign_recoverable(hashlib.sha256(said).digest(), hasher=None).hex()
 
+    def sign_digest(self, digest: bytes) -> str:
+        """Of an EIP-712 digest (32 bytes), as contracts recover it: 65 bytes r, low s, v (27 or 28)."""
+        raw = self._key.sign_recoverable(digest, hasher=None)
+        return (raw[:64] + bytes([27 + raw[64]])).hex()
+
 
 class Signers:
     """Checks signatures against the addresses that a plan names."""

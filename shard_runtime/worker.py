@@ -47,10 +47,10 @@ from shard_runtime.messages import (
     SliceLoaded,
     UnloadSlice,
     inbox_prefix,
-    open_sealed,
 )
 from shard_runtime.places import Place, Places, Surroundings
 from shard_runtime.probes import answer_to, probe_subject
+from shard_runtime.sealing import open_sealed
 from shard_runtime.stage import LOST, code_of
 from shard_runtime.voice import Voice, report_id
 from shard_runtime.worker_config import (

@@ -24,8 +24,8 @@ from shard_runtime.messages import (
     command_subject,
     encode,
     kind_of,
-    seal_for,
 )
+from shard_runtime.sealing import seal_for
 from tests.outcome import Outcome
 from tests.ring import Ring, new_id
 

@@ -48,8 +48,8 @@ from shard_runtime.messages import (
     encode,
     inbox_prefix,
     kind_of,
-    seal_for,
 )
+from shard_runtime.sealing import seal_for
 from shard_runtime.weights import manifest_of
 from tests.mesh_nodes import MeshNode, mesh
 from tests.outcome import Outcome

@@ -42,7 +42,7 @@ from services.gateway.routing import Route
 from services.gateway.state import Gateway, now_ms
 from services.handle import Handled, handle
 from services.log import LogUnavailable
-from shard_runtime import messages
+from shard_runtime import messages, sealing
 
 log = structlog.get_logger("gateway")
 
@@ -187,7 +187,7 @@ class Relay:
             epoch=self.route.epoch,
             session_id=self.session_id,
             request_id=self.request_id,
-            sealed=messages.seal_for(self.route.seal_key, content, self.request_id),
+            sealed=sealing.seal_for(self.route.seal_key, content, self.request_id),
             sampling=self.wish.sampling,
             max_tokens=self.wish.max_tokens,
             deadline_unix_ms=self._deadline_unix_ms,

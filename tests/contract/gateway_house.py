@@ -26,7 +26,7 @@ from nats.aio.client import Client
 from services import bus, credentials
 from services.join import accept, join
 from services.node_keys import NodeKeys
-from shard_runtime import messages
+from shard_runtime import messages, sealing
 from shard_runtime.commands import CommandQueue
 from tests.nats_server import NatsServer, nats_server
 from tests.postgres import database
@@ -238,7 +238,7 @@ class Peer:
                 await self._load(command)
             case messages.Generate():
                 seal = X25519PrivateKey.from_private_bytes(self.keys.seal.private_bytes_raw())
-                content = messages.open_sealed(seal, command.sealed, command.request_id)
+                content = sealing.open_sealed(seal, command.sealed, command.request_id)
                 self.generated.append((command, content))
                 task = asyncio.create_task(self.script(self, command, content))
                 self.running.add(task)

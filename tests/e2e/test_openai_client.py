@@ -24,7 +24,7 @@ from services.gateway_rest import checked
 from services.handle import handle
 from services.log import EventLog, Writer
 from services.projection_check import check
-from shard_runtime import messages
+from shard_runtime import messages, sealing
 from shard_runtime.text import load_tokenizer
 from tests.contract.gateway_house import until
 from tests.e2e.network import MODEL, POOL, WITHIN_S, Network, network
@@ -248,7 +248,7 @@ async def test_a_replayed_command_is_no_second_generation(net: Network) -> None:
         )
         await tell("open", session.Open(session.Opened(pool_id, "key:test", "0", True, now + 120_000)))
         await tell("start", session.StartRequest("key:test", started, now))
-        sealed = messages.seal_for(shown["seal_key"], messages.SealedContent((1, 50, 60), nonce), request_id)
+        sealed = sealing.seal_for(shown["seal_key"], messages.SealedContent((1, 50, 60), nonce), request_id)
         command = messages.Generate(
             command_id=f"{request_id}-generate",
             pool_id=pool_id,
