@@ -25,14 +25,9 @@ from nats.errors import Error as NatsError
 from events.envelope import EVENTS_STREAM
 from services.nkey import is_public_user_key, kept_seed, public_key
 from services.settings import Settings
+from services.stream_names import CHECKPOINTS_STREAM, COMMITTED_PREFIX, RECEIPTS, RECEIPTS_STREAM, STREAMS
 from shard_runtime.messages import COMMANDS_STREAM, REPORTS_STREAM, command_consumer, inbox_prefix
 from shard_runtime.probes import probe_subject
-
-CHECKPOINTS_STREAM = "CP_CHECKPOINTS"
-DEAD_LETTERS_STREAM = "CP_DLQ"
-STREAMS = (EVENTS_STREAM, COMMANDS_STREAM, REPORTS_STREAM, DEAD_LETTERS_STREAM, CHECKPOINTS_STREAM)
-COMMITTED_PREFIX = "cp.committed"
-"""The server republishes the headers of every stored commit here: a doorbell for readers."""
 
 PROBES = probe_subject("*")
 """Nodes answer these, from their account; the gateway asks on behalf of attestors."""
@@ -121,6 +116,7 @@ def grant(role: str, member: str | None = None) -> Grant:
                     "cp.control",
                     PROBES,
                     *_READ_EVENTS,
+                    *_api(f"DIRECT.GET.{RECEIPTS_STREAM}.{RECEIPTS}.*"),
                 ),
                 (inbox, "cp.tokens.*.*", "cp.alive.*", _DOORBELL),
                 answers=True,
@@ -135,6 +131,7 @@ def grant(role: str, member: str | None = None) -> Grant:
                     "cp.commands.*.*",
                     "cp.dlq.>",
                     "cp.checkpoints.orchestrator",
+                    f"{RECEIPTS}.*",
                     *_READ_EVENTS,
                     *_READ_CHECKPOINTS,
                     *_consumers_of(REPORTS_STREAM, "orchestrator"),

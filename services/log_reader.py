@@ -12,9 +12,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from events.envelope import EVENTS_STREAM
-from services.access import COMMITTED_PREFIX
 from services.jetstream import LogUnavailable, RangeReader, StoredMessage
 from services.log_head import LogRolledBack
+from services.stream_names import COMMITTED_PREFIX
 
 log = structlog.get_logger("log")
 

@@ -9,12 +9,20 @@ from nats.js.api import DiscardPolicy, RePublish, RetentionPolicy, StorageType, 
 from nats.js.errors import APIError, BadRequestError
 
 from events.envelope import EVENTS_STREAM, SUBJECT_PREFIX
-from services.access import CHECKPOINTS_STREAM, COMMITTED_PREFIX, DEAD_LETTERS_STREAM
+from services.stream_names import (
+    CHECKPOINTS_STREAM,
+    COMMITTED_PREFIX,
+    DEAD_LETTERS_STREAM,
+    RECEIPTS,
+    RECEIPTS_STREAM,
+)
 from shard_runtime.messages import COMMANDS_STREAM, REPORTS_STREAM
 
 DAY_S = 86_400.0
 NAME_IN_USE = 10058
 CHECKPOINTS_PER_SUBJECT = 1024
+RECEIPTS_DAYS = 30
+"""So long a payer can fetch the receipts of an answer; whoever may need them longer keeps a transcript."""
 
 
 def configurations(replicas: int) -> tuple[StreamConfig, ...]:
@@ -64,6 +72,15 @@ def configurations(replicas: int) -> tuple[StreamConfig, ...]:
             storage=StorageType.FILE,
             allow_direct=True,
             max_msgs_per_subject=CHECKPOINTS_PER_SUBJECT,
+            num_replicas=replicas,
+        ),
+        StreamConfig(
+            name=RECEIPTS_STREAM,
+            subjects=[f"{RECEIPTS}.*"],
+            storage=StorageType.FILE,
+            max_age=RECEIPTS_DAYS * DAY_S,
+            allow_direct=True,
+            max_msgs_per_subject=1,
             num_replicas=replicas,
         ),
     )
