@@ -54,8 +54,10 @@ class RequestStarted(Event, frozen=True, tag="session.request_started.v1"):
 
 
 class GenerationEnded(Event, frozen=True, tag="session.generation_ended.v1"):
-    """`receipts_root` is null until nodes sign receipts.
+    """`receipts_root` names the receipts of a paid request that are kept for its payer, and tells nobody what
+    they say; null when there are none.
 
+    `receipts_missing`: nodes of the ring that computed and signed nothing that holds.
     `error_code` is set exactly when finish_reason is "error".
     """
 
@@ -66,6 +68,7 @@ class GenerationEnded(Event, frozen=True, tag="session.generation_ended.v1"):
     output_commitment: Hash | None
     error_code: str | None = None
     receipts_root: Hash | None = None
+    receipts_missing: tuple[Ulid, ...] = ()
 
 
 class Settled(Event, frozen=True, tag="session.settled.v1"):

@@ -30,6 +30,7 @@ from services.access import AccessInvalid, NatsAccess, ReloadFailed
 from services.handle import Handled, handle
 from services.log import EventLog, LogUnavailable, Writer
 from services.logging import configure
+from services.receipts import taking
 from services.settings import Settings
 from shard_runtime import messages
 
@@ -178,6 +179,9 @@ class Orchestrator:
             await self._dead_letter(message)
             await message.term()
             return
+        if isinstance(report, messages.GenerationEnded):
+            taken = await taking.take(self.client, self.events, self.view, report)
+            command = reports.ended_by(report, taken)
         if isinstance(report, messages.CommandRefused):
             log.error("command_refused", node_id=report.node_id, code=report.code, command=report.command_id)
         if command is not None:

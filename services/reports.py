@@ -4,6 +4,7 @@ import re
 
 from events import moves, node, pool, session
 from events.policies import Do
+from services.receipts.taking import Taken
 from shard_runtime import messages
 
 _NODE_ID = re.compile(r"^cp\.reports\.([0-9a-z]{26})\.[a-z_]+$")
@@ -35,16 +36,7 @@ def command_of(subject: str, report: messages.Report, at_unix_ms: int) -> Do | N
             failed = pool.ReportShardFailed(report.epoch, report.node_id, report.code)
             return Do("pool", report.pool_id, failed, report.report_id)
         case messages.GenerationEnded():
-            ended = session.GenerationEnded(
-                report.request_id,
-                report.finish_reason,
-                report.prompt_tokens,
-                report.completion_tokens,
-                report.output_commitment or None,
-                report.error_code,
-            )
-            command = session.EndGeneration(ended, reported_by=report.node_id)
-            return Do("session", report.session_id, command, report.report_id)
+            return ended_by(report, Taken())
         case messages.KvMoved():
             moved = moves.KvMoved(
                 report.request_id,
@@ -63,3 +55,19 @@ def command_of(subject: str, report: messages.Report, at_unix_ms: int) -> Do | N
             return Do("node", report.node_id, node.MarkLost(at_unix_ms), report.report_id)
         case messages.CommandRefused():
             return None
+
+
+def ended_by(report: messages.GenerationEnded, taken: Taken) -> Do:
+    """`taken`: what is kept of the report's receipts."""
+    ended = session.GenerationEnded(
+        report.request_id,
+        report.finish_reason,
+        report.prompt_tokens,
+        report.completion_tokens,
+        report.output_commitment or None,
+        report.error_code,
+        taken.root,
+        taken.missing,
+    )
+    command = session.EndGeneration(ended, reported_by=report.node_id)
+    return Do("session", report.session_id, command, report.report_id)

@@ -109,14 +109,14 @@ async def market_of(
                 for name in ("alpha", "beta", "unopened")
             }
             for name in ("alpha", "beta"):
-                await _open_coalition(built, chain, pools[name])
+                await open_coalition(built, chain, pools[name])
             engine = engine_of(built.database_url)
             yield Market(built, chain, await till_on(rpc, manifest, engine), peer, pools)
             await engine.dispose()
             await peer.leave()
 
 
-async def _open_coalition(built: House, chain: PaidChain, pool_id: str) -> None:
+async def open_coalition(built: House, chain: PaidChain, pool_id: str) -> None:
     """As the gateway tells the orchestrator once it has found the coalition on the chain."""
     block = await chain.rpc.block()
     at = ChainRef(31337, block.number, block.hash, block.timestamp, "0x" + "c0" * 32, 0)

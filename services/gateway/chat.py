@@ -30,7 +30,7 @@ class Message(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """What is read of the body. `top_k` is an extension (0: off). Defaults are OpenAI's."""
+    """What is read of the body. `top_k` (0: off) and `transcript` are extensions. Defaults are OpenAI's."""
 
     model_config = ConfigDict(
         strict=True,
@@ -55,6 +55,7 @@ class ChatRequest(BaseModel):
     top_p: asked.TopP = None
     top_k: asked.TopK = None
     seed: asked.Seed = None
+    transcript: bool | None = None
     stop: asked.Text | list[asked.Text] | None = None
     n: int | None = None
     logprobs: bool | None = None

@@ -31,7 +31,7 @@ _PROMPT_SCHEMA = {
 
 
 class CompletionRequest(BaseModel):
-    """What is read of the body. `top_k` is an extension (0: off). Defaults are OpenAI's."""
+    """What is read of the body. `top_k` (0: off) and `transcript` are extensions. Defaults are OpenAI's."""
 
     model_config = ConfigDict(
         strict=True,
@@ -49,6 +49,7 @@ class CompletionRequest(BaseModel):
     top_p: asked.TopP = None
     top_k: asked.TopK = None
     seed: asked.Seed = None
+    transcript: bool | None = None
     stop: asked.Text | list[asked.Text] | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: bool | None = None

@@ -12,9 +12,10 @@ from collections.abc import AsyncGenerator, Sequence
 from fastapi import Request
 
 from services.credentials import Principal
+from services.gateway.answer import Ended, Piece
 from services.gateway.gone import cancel_all, unless_gone
 from services.gateway.refusals import GatewayStopping, PoolUnavailable
-from services.gateway.relay import Ended, Piece, Relay, outcome_of
+from services.gateway.relay import Relay, outcome_of
 from services.gateway.routing import Route
 from services.gateway.sessions import session_of_pool
 from services.gateway.state import Gateway

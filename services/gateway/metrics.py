@@ -35,6 +35,12 @@ class Metrics:
         self.completion_tokens = Counter(
             "computepool_completion_tokens", "Tokens given to clients", ["model"], registry=registry
         )
+        self.receipts = Counter(
+            "computepool_receipts",
+            "Nodes of paid answers' rings, by whether what they signed came and holds: kept, or missing",
+            ["model", "outcome"],
+            registry=registry,
+        )
         self.in_flight = Gauge(
             "computepool_requests_in_flight", "Generations that run or wait for a slot", registry=registry
         )

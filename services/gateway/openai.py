@@ -12,7 +12,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from services.credentials import Principal
-from services.gateway import asked, chat, sse
+from services.gateway import asked, chat, sse, transcripts
+from services.gateway.answer import Ended, Piece, Wish
 from services.gateway.auth import Buyer, Caller, Here
 from services.gateway.checkout import admit, standing_of
 from services.gateway.gone import unless_gone
@@ -20,7 +21,7 @@ from services.gateway.live import Live, ring_of
 from services.gateway.logprobs import Spelt, chat_logprobs
 from services.gateway.problems import envelope
 from services.gateway.refusals import InternalError, ModelNotFound, Problem
-from services.gateway.relay import Ended, Piece, Relay, Wish
+from services.gateway.relay import Relay
 from services.gateway.request_id import current_request_id
 from services.gateway.state import Gateway
 from services.gateway.till import SESSION_HEADER
@@ -84,7 +85,9 @@ async def chat_completions(body: chat.ChatRequest, request: Request, here: Here,
         raise
     await live.close()
     headers = {**headers_of([relay]), HEADER: live.timings.header()}
-    return JSONResponse(_completion(relay, pieces, bool(body.logprobs)), headers=headers)
+    answer = _completion(relay, pieces, bool(body.logprobs))
+    more = {"computepool": {"transcript": transcripts.written(relay)}} if body.transcript else {}
+    return JSONResponse({**answer, **more}, headers=headers)
 
 
 async def _relay(body: chat.ChatRequest, request: Request, here: Gateway, who: Principal | None) -> Relay:
@@ -94,6 +97,7 @@ async def _relay(body: chat.ChatRequest, request: Request, here: Gateway, who: P
     messages, stop = chat.plain_messages(body), asked.stop_strings(body.stop)
     session_id = session_asked(request, who)
     route = await ring_of(here, who, body.model, session_id)
+    transcripts.refuse_unpaid(body.transcript, route)
     prompt_ids = await here.templates.token_ids(route.model, messages)
     max_tokens = asked.token_budget(
         len(prompt_ids),
@@ -119,10 +123,13 @@ async def _frames(live: Live, request: Request, body: chat.ChatRequest) -> Async
     When nothing came for the keep-alive time, the stream begins, and a later failure is told inside it.
     """
     found, first = await unless_gone(request.receive, live.next())
-    return _stream(live, found, first, Chunks(live.relay, body.wants_usage, bool(body.logprobs)))
+    chunk = Chunks(live.relay, body.wants_usage, bool(body.logprobs))
+    return _stream(live, found, first, chunk, bool(body.transcript))
 
 
-async def _stream(live: Live, found: bool, first: Piece | None, chunk: "Chunks") -> AsyncIterator[bytes]:
+async def _stream(
+    live: Live, found: bool, first: Piece | None, chunk: "Chunks", wants_transcript: bool
+) -> AsyncIterator[bytes]:
     yield chunk.delta({"role": "assistant", "content": ""})
     try:
         piece = first
@@ -135,7 +142,10 @@ async def _stream(live: Live, found: bool, first: Piece | None, chunk: "Chunks")
         return
     ended = live.relay.ended
     assert ended is not None
-    yield chunk.delta({}, ended.finish_reason, computepool={"timings": live.timings.as_json()})
+    ours = {"timings": live.timings.as_json()}
+    if wants_transcript:
+        ours["transcript"] = transcripts.written(live.relay)
+    yield chunk.delta({}, ended.finish_reason, computepool=ours)
     if chunk.wants_usage:
         yield chunk.usage(ended)
     yield sse.DONE

@@ -11,14 +11,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from services.credentials import Principal
-from services.gateway import asked, completions, sse
+from services.gateway import asked, completions, sse, transcripts
+from services.gateway.answer import Ended, Piece, Wish
 from services.gateway.auth import Buyer, Here
 from services.gateway.checkout import admit, standing_of
 from services.gateway.gone import unless_gone
 from services.gateway.live import Said, Several, ring_of
 from services.gateway.logprobs import Spelt, TextLogprobs
 from services.gateway.openai import failed_event, headers_of, session_asked, usage_of
-from services.gateway.relay import Ended, Piece, Relay, Wish
+from services.gateway.relay import Relay
 from services.gateway.request_id import current_request_id
 from services.gateway.state import Gateway
 from services.gateway.timings import HEADER, together
@@ -42,7 +43,7 @@ async def text_completions(
         news = several.news()
         if body.stream:
             first = await unless_gone(request.receive, anext(news))
-            frames = _stream(several, first, news, choices, body.wants_usage)
+            frames = _stream(several, first, news, choices, body.wants_usage, bool(body.transcript))
             return sse.EventStream(frames, several.close, headers_of(relays))
         await unless_gone(request.receive, _gather(news, choices))
     except BaseException as failure:
@@ -51,9 +52,10 @@ async def text_completions(
         raise
     await several.close()
     timings = together([live.timings for live in several.lives])
-    return JSONResponse(
-        _completion(relays, choices), headers={**headers_of(relays), HEADER: timings.header()}
-    )
+    answer = _completion(relays, choices)
+    if body.transcript:
+        answer["computepool"] = {"transcripts": [transcripts.written(one) for one in relays]}
+    return JSONResponse(answer, headers={**headers_of(relays), HEADER: timings.header()})
 
 
 async def _relays(
@@ -65,6 +67,7 @@ async def _relays(
     prompts, stop = completions.prompts(body), asked.stop_strings(body.stop)
     session_id = session_asked(request, who)
     route = await ring_of(here, who, body.model, session_id)
+    transcripts.refuse_unpaid(body.transcript, route)
     wishes: list[Wish] = []
     echoes: list[str] = []
     for prompt in prompts:
@@ -120,9 +123,14 @@ async def _gather(news: AsyncIterator[Said], choices: Sequence[Choice]) -> None:
 
 
 async def _stream(
-    several: Several, first: Said, news: AsyncIterator[Said], choices: Sequence[Choice], wants_usage: bool
+    several: Several,
+    first: Said,
+    news: AsyncIterator[Said],
+    choices: Sequence[Choice],
+    wants_usage: bool,
+    wants_transcript: bool,
 ) -> AsyncIterator[bytes]:
-    """The choices' chunks mixed as they come; the chunk that ends a choice has its timings."""
+    """The choices' chunks mixed as they come; the chunk that ends a choice has its timings and transcript."""
     relays = [live.relay for live in several.lives]
     head, rest = _head(relays), {"usage": None} if wants_usage else {}
 
@@ -139,8 +147,10 @@ async def _stream(
             if what is None:
                 yield sse.KEEP_ALIVE
             elif isinstance(what, Ended):
-                timings = {"timings": several.lives[said[0]].timings.as_json()}
-                yield event(choice.chunk(Piece(""), what.finish_reason), computepool=timings)
+                ours = {"timings": several.lives[said[0]].timings.as_json()}
+                if wants_transcript:
+                    ours["transcript"] = transcripts.written(relays[said[0]])
+                yield event(choice.chunk(Piece(""), what.finish_reason), computepool=ours)
                 choice.ended = what
             else:
                 yield event(choice.chunk(what))

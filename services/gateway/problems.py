@@ -13,6 +13,7 @@ import services.gateway.callback_refusals  # noqa: F401  (problems too)
 from events.envelope import rejections
 from events.kernel import Rejected
 from services.gateway import breach_refusals as breach_refusals
+from services.gateway import receipt_refusals as receipt_refusals
 from services.gateway.refusals import GenerationFailed, Problem, RemoteRefusal
 from services.gateway.request_id import current_request_id
 
@@ -123,6 +124,8 @@ TABLE: dict[str, Answered] = {
     "session_unknown": Answered(404, False),
     "session_closed": Answered(409, False),
     "session_busy": Answered(409, True),
+    "payer_only": Answered(403, False),
+    "receipts_unknown": Answered(404, False),
     "not_the_payer": Answered(403, False),
     "not_the_entry": Answered(409, False),
     "request_already_ended": Answered(409, False),

@@ -23,6 +23,7 @@ from nats.errors import Error as NatsError
 from events import moves, session
 from events.envelope import Cause
 from services.dispatch import send
+from services.gateway.answer import Ended, Piece, Wish
 from services.gateway.checkout import Standing
 from services.gateway.flowing import until_flowing
 from services.gateway.logprobs import Spelt
@@ -40,9 +41,12 @@ from services.gateway.refusals import (
 from services.gateway.request_id import new_ulid
 from services.gateway.routing import Route
 from services.gateway.state import Gateway, now_ms
+from services.gateway.transcripts import terms_of
 from services.handle import Handled, handle
 from services.log import LogUnavailable
+from services.receipts.check import About, Checked, checked
 from shard_runtime import messages, sealing
+from shard_runtime.receipts import Terms
 
 log = structlog.get_logger("gateway")
 
@@ -57,39 +61,6 @@ STOPPING_GRACE_S = 5.0
 """How long a running generation may go on once the gateway was asked to stop."""
 
 _tokens = msgspec.json.Decoder(messages.Tokens)
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What is asked of a ring. `seed` is 63 bit; `prompt` is the text that the commitment is of."""
-
-    prompt: str
-    prompt_ids: tuple[int, ...]
-    max_tokens: int
-    sampling: messages.Sampling
-    stop: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a generation ended, by the entry's own account."""
-
-    finish_reason: messages.FinishReason
-    prompt_tokens: int
-    completion_tokens: int
-    hops: tuple[messages.HopTiming, ...]
-    prefill_ms: float
-    decode_ms: float
-
-
-@dataclass(frozen=True)
-class Piece:
-    """New text, and the tokens that are now shown in whole; these only when log-probabilities were asked
-    for.
-    """
-
-    text: str
-    tokens: tuple[Spelt, ...] = ()
 
 
 @dataclass
@@ -113,7 +84,10 @@ class Relay:
     _subscription: Subscription | None = None
     _commanded: bool = False
     _next_index: int = 0
-    _ids: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    """The completion's tokens so far."""
+    terms: Terms | None = None
+    """What the nodes' receipts are about; None: nobody pays."""
     _moving_to: int = 0
     """The epoch at which the ring last said that the request goes on."""
     _deadline_unix_ms: int = 0
@@ -147,6 +121,7 @@ class Relay:
         begun = await self._handle("start", session.StartRequest(self.standing.payer, started, at_unix_ms))
         structlog.contextvars.bind_contextvars(session_id=self.session_id, generation=self.request_id)
         if not route.is_free:
+            self.terms = terms_of(begun.state, route)
             await self._await_money(begun)
         subject = messages.tokens_subject(route.entry_node_id, self.request_id)
         try:
@@ -180,7 +155,7 @@ class Relay:
         return self._deadline_unix_ms + 60_000
 
     def _command(self) -> messages.Generate:
-        content = messages.SealedContent(self.wish.prompt_ids, self.nonce, self.wish.stop, tuple(self._ids))
+        content = messages.SealedContent(self.wish.prompt_ids, self.nonce, self.wish.stop, tuple(self.ids))
         return messages.Generate(
             command_id=f"{self.request_id}-generate-{self.route.epoch}",
             pool_id=self.route.pool_id,
@@ -191,6 +166,7 @@ class Relay:
             sampling=self.wish.sampling,
             max_tokens=self.wish.max_tokens,
             deadline_unix_ms=self._deadline_unix_ms,
+            terms=self.terms,
         )
 
     async def _handle(self, step: str, command: session.SessionCommand) -> Handled:
@@ -259,7 +235,7 @@ class Relay:
             if tokens.finish_reason == "cancelled" and not self.route.is_free:
                 await self._check_budget()
             if tokens.finish_reason is not None:
-                self._finish(tokens)
+                self._finish(tokens, await self._signed(tokens))
 
     def _in_order(self, tokens: messages.Tokens) -> bool:
         """Whether these tokens come next; a repetition is not new. Raises TokensLost at a hole."""
@@ -268,7 +244,7 @@ class Relay:
         if tokens.index < self._next_index:
             return False
         self._next_index += len(tokens.ids)
-        self._ids += tokens.ids
+        self.ids += tokens.ids
         return True
 
     async def _resume(self, epoch: int) -> None:
@@ -277,8 +253,9 @@ class Relay:
         """
         self._moving_to = epoch
         self.route = route = await self._route_at(epoch)
-        resumed = moves.RequestResumed(self.request_id, route.epoch, route.entry_node_id, len(self._ids))
-        await self._handle(f"resume-{route.epoch}", moves.ResumeRequest(resumed))
+        resumed = moves.RequestResumed(self.request_id, route.epoch, route.entry_node_id, len(self.ids))
+        moved = await self._handle(f"resume-{route.epoch}", moves.ResumeRequest(resumed))
+        self.terms = terms_of(moved.state, route)
         subject = messages.tokens_subject(route.entry_node_id, self.request_id)
         try:
             before = self._subscription
@@ -288,7 +265,7 @@ class Relay:
             await send(self.here.client, route.entry_node_id, self._command())
         except (NatsError, OSError, TimeoutError) as away:
             raise LogUnavailable("the command could not be queued") from away
-        log.info("resumed", epoch=route.epoch, entry_node_id=route.entry_node_id, tokens=len(self._ids))
+        log.info("resumed", epoch=route.epoch, entry_node_id=route.entry_node_id, tokens=len(self.ids))
 
     async def _route_at(self, epoch: int) -> Route:
         """The pool's ring once it is at `epoch` or later. Raises ShardLost."""
@@ -315,7 +292,18 @@ class Relay:
             self._commanded = False
             raise BudgetUsedUp(headers={"x-should-retry": "false"})
 
-    def _finish(self, tokens: messages.Tokens) -> None:
+    async def _signed(self, tokens: messages.Tokens) -> Checked | None:
+        if self.terms is None:
+            return None
+        route = self.route
+        about = About(self.terms, self.session_id, self.request_id, route.epoch, route.members)
+        told = (about, tokens.receipts, tokens.usage, tokens.completion_tokens)
+        signed = await asyncio.to_thread(checked, *told)
+        for outcome, nodes in (("kept", signed.receipts), ("missing", signed.missing)):
+            self.here.metrics.receipts.labels(route.name, outcome).inc(len(nodes))
+        return signed
+
+    def _finish(self, tokens: messages.Tokens, signed: Checked | None) -> None:
         self._commanded = False
         self.ended_at = time.monotonic()
         self.first_token_at = self.first_token_at or self.ended_at
@@ -336,6 +324,7 @@ class Relay:
                     tokens.hops,
                     tokens.prefill_ms,
                     tokens.decode_ms,
+                    signed,
                 )
 
     def _examine_silence(self) -> None:

@@ -11,13 +11,15 @@ from events import node, pool
 from services.gateway.refusals import ModelNotFound, PoolUnavailable
 from services.log import EventLog
 from services.readmodel import ReadModel
+from shard_runtime.messages import Dtype, PlanMember
 
 
 @dataclass(frozen=True)
 class Route:
-    """One epoch of one pool. `node_ids` in ring order, the entry first; `seal_key` is the entry's.
+    """One epoch of one pool. `members` in ring order, the entry first; `seal_key` is the entry's.
 
     `coalition` and the epoch's `gda_pool` are what a session of a priced pool pays; None: nobody can pay yet.
+    `chain_epoch` is the contract's own count of what is paid now: its seats answer for their receipts.
     `over`: the coalition has ended its epoch, so that not even an open session can pay for another request.
     """
 
@@ -28,9 +30,12 @@ class Route:
     context_length: int
     kv_slots: int
     price_wei_per_s: str
-    node_ids: tuple[str, ...]
+    weights_digest: str
+    dtype: Dtype
+    members: tuple[PlanMember, ...]
     seal_key: str
     coalition: str | None = None
+    chain_epoch: int | None = None
     gda_pool: str | None = None
     over: bool = False
 
@@ -39,17 +44,21 @@ class Route:
         return self.price_wei_per_s == "0"
 
     @property
+    def node_ids(self) -> tuple[str, ...]:
+        return tuple(member.node_id for member in self.members)
+
+    @property
     def entry_node_id(self) -> str:
-        return self.node_ids[0]
+        return self.members[0].node_id
 
 
 @dataclass
 class Routing:
-    """Seal keys are kept: a node's registration never changes."""
+    """Registrations are kept: a node's never changes."""
 
     rows: ReadModel
     events: EventLog
-    _seal_keys: dict[str, str] = field(default_factory=dict)
+    _registered: dict[str, node.Registered] = field(default_factory=dict)
 
     async def of_model(self, model: str) -> Route:
         """Raises ModelNotFound, PoolUnavailable (not activated yet)."""
@@ -67,7 +76,8 @@ class Routing:
         terms, serving = state.terms, state.serving
         if serving is None:
             raise PoolUnavailable(f"{terms.name} has been proposed but does not serve yet.")
-        node_ids = tuple(shard.node_id for shard in serving.shards)
+        nodes = [await self._registration(shard.node_id) for shard in serving.shards]
+        told = state.openings.told
         return Route(
             pool_id,
             terms.name,
@@ -76,18 +86,26 @@ class Routing:
             terms.context_length,
             terms.kv_slots,
             terms.price_wei_per_s,
-            node_ids,
-            await self._seal_key(node_ids[0]),
+            terms.weights_digest,
+            terms.dtype,
+            tuple(
+                PlanMember(
+                    shard.node_id, shard.mesh_key, known.receipt_key, shard.first_layer, shard.end_layer
+                )
+                for shard, known in zip(serving.shards, nodes, strict=True)
+            ),
+            nodes[0].seal_key,
             state.openings.coalition,
+            told[-1].chain_epoch if told else None,
             state.openings.gda_pool_of(serving.epoch),
             state.openings.over,
         )
 
-    async def _seal_key(self, node_id: str) -> str:
-        if node_id not in self._seal_keys:
+    async def _registration(self, node_id: str) -> node.Registered:
+        if node_id not in self._registered:
             history = await self.events.history("node", node_id)
             state: Any = node.node.fold(item.event for item in history.recorded)
             if isinstance(state, node.Absent):
-                raise PoolUnavailable(f"The entry node {node_id} is not registered.")
-            self._seal_keys[node_id] = state.registration.seal_key
-        return self._seal_keys[node_id]
+                raise PoolUnavailable(f"Node {node_id} of the ring is not registered.")
+            self._registered[node_id] = state.registration
+        return self._registered[node_id]

@@ -28,6 +28,7 @@ from services.join import accept, join
 from services.node_keys import NodeKeys
 from shard_runtime import messages, sealing
 from shard_runtime.commands import CommandQueue
+from shard_runtime.receipts import NodeReceipts, Usage
 from tests.nats_server import NatsServer, nats_server
 from tests.postgres import database
 
@@ -286,8 +287,10 @@ class Peer:
         tokens: int,
         finish_reason: messages.FinishReason = "stop",
         error_code: str | None = None,
-    ) -> None:
-        """The last tokens message and the report."""
+        signed: tuple[tuple[NodeReceipts, ...], Usage] | None = None,
+    ) -> messages.GenerationEnded:
+        """The last tokens message and the report, which is returned."""
+        receipts, usage = signed or ((), None)
         prompt_tokens = len(content.prompt_ids)
         hops = (messages.HopTiming(self.node_id, 1.5, 0.5),)
         await self.say(
@@ -301,6 +304,8 @@ class Peer:
             hops=hops,
             prefill_ms=12.5,
             decode_ms=40.0,
+            receipts=receipts,
+            usage=usage,
         )
         ended = messages.GenerationEnded(
             f"{command.request_id}-ended",
@@ -316,8 +321,11 @@ class Peer:
             1,
             1,
             error_code,
+            receipts,
+            usage,
         )
         await self.report(ended)
+        return ended
 
 
 async def form(built: House, peers: list[Peer], name: str, **terms: Any) -> str:

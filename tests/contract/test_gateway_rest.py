@@ -84,6 +84,7 @@ async def test_the_authorisation_matrix_holds_on_every_route(world: World, crede
             "key_id": NOBODY,
             "model_id": "tales",
             "slash_id": NOBODY,
+            "request_id": NOBODY,
             "run_id": NOBODY,
             "evidence_hash": "0" * 64,
         }

@@ -8,6 +8,8 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
+import msgspec
 import openai
 import pytest
 import pytest_asyncio
@@ -22,14 +24,16 @@ from services.gateway.state import now_ms
 from services.handle import handle
 from services.log import EventLog, Writer
 from shard_runtime import messages
-from tests.contract.gateway_house import Peer, until
-from tests.market import CHAT, Market, market_of
+from shard_runtime.receipts import receipts_root
+from shard_runtime.transcripts import Transcript
+from tests.contract.gateway_house import Peer, form, until
+from tests.market import CHAT, Market, market_of, open_coalition
+from tests.paid_chain import RATE
 from tests.paying import x402_client
+from tests.signing_ring import ANSWER, LONG, SPOILT, TWICE, SigningRing
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-LONG = 9
 KINDS = ("voucher", "streamed", "refund", "penalty")
-ANSWER = ("Once ", "upon ", "a time")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -170,6 +174,96 @@ async def test_a_bought_session_that_nobody_asks_in_ends_and_all_of_it_comes_bac
             return bool(shown["status"] == "settled")
 
         await until(settled, within_s=60)
+
+
+async def test_the_payer_of_an_answer_has_what_its_ring_signed_and_nobody_else(market: Market) -> None:
+    """In the log by its root, by the session's key, and in the transcript that the request asks for."""
+    ring = SigningRing()
+    ring.peers += [await Peer.join(market.house, name, ring) for name in ("two", "three")]
+    entry, exit_ = (peer.node_id for peer in ring.peers)
+    await open_coalition(market.house, market.chain, await _pair(market, ring))
+    payer = await market.till.payer(1_000_000)
+    async with x402HttpxClient(x402_client(payer), timeout=60, trust_env=False) as http:
+        client = openai.AsyncOpenAI(base_url=f"{market.house.url}/v1", api_key="none", http_client=http)
+        asked = client.chat.completions.with_raw_response
+        raw = await asked.create(model="pair", stream=True, extra_body={"transcript": True}, **CHAT)
+        chunks = [chunk async for chunk in raw.parse()]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "".join(ANSWER)
+    session_id, key = raw.headers["x-computepool-session"], raw.headers[session_keys.HEADER]
+    written = (chunks[-1].model_extra or {})["computepool"]["transcript"]
+    transcript = msgspec.convert(written, Transcript)
+    command, content = ring.peers[0].generated[0]
+    assert transcript.terms == command.terms
+    assert transcript.terms.coalition == market.chain.coalition
+    assert (transcript.prompt_ids, transcript.nonce) == (content.prompt_ids, content.nonce)
+    assert (transcript.completion_ids, transcript.sampling) == ((0, 1, 2), command.sampling)
+    assert (transcript.attempt, transcript.first_step) == (command.epoch, 0)
+    assert [one.node_id for one in transcript.members] == [entry, exit_]
+    assert [one.node_id for one in transcript.receipts] == [entry, exit_]
+    told = await _receipts(market, key, session_id, raw.headers["x-computepool-request"])
+    assert told["receipts_root"] == receipts_root(transcript.receipts, transcript.usage)
+    assert {name: told[name] for name in ("receipts", "usage", "terms", "attempt")} == {
+        name: written[name] for name in ("receipts", "usage", "terms", "attempt")
+    }
+    assert told["receipts_missing"] == []
+
+    async with market.house.client(key) as own:
+        spoilt = await _ask(own, max_completion_tokens=SPOILT, transcript=True)
+        found = spoilt.json()["computepool"]["transcript"]
+        assert [one["node_id"] for one in found["receipts"]] == [entry]
+        told = await _receipts(market, key, session_id, spoilt.headers["x-computepool-request"])
+        assert (told["receipts"], told["receipts_missing"]) == (found["receipts"], [exit_])
+        metrics = (await own.get("/metrics", headers={"authorization": ""})).text
+        assert 'computepool_receipts_total{model="pair",outcome="missing"} 1.0' in metrics
+
+        plain = await _ask(own, max_completion_tokens=TWICE)
+        assert "computepool" not in plain.json()
+        request_id = plain.headers["x-computepool-request"]
+        told = await _receipts(market, key, session_id, request_id)
+        assert len(told["receipts"]) == 2
+        prompts = {"model": "pair", "prompt": ["One", "Two"], "max_tokens": 8, "transcript": True}
+        several = (await own.post("/v1/completions", json=prompts)).json()
+        assert len({one["request_id"] for one in several["computepool"]["transcripts"]}) == 2
+
+        body = {"model": "pair", **CHAT, "max_completion_tokens": LONG, "stream": True}
+        async with own.stream("POST", "/v1/chat/completions", json=body) as left:
+            cut_off = left.headers["x-computepool-request"]
+            await anext(left.aiter_lines())
+        cut = await _receipts(market, key, session_id, cut_off)
+        assert (len(cut["receipts"]), cut["usage"]["completion_tokens"]) == (2, 1)
+        assert await _receipts(market, key, session_id, request_id) == told
+    where = f"/sessions/{session_id}/requests/{request_id}/receipts"
+    other = await market.house.new_key("other")
+    for token, code in (("", "payer_only"), (None, "missing_api_key"), (other, "session_unknown")):
+        async with market.house.client(token) as stranger:
+            assert (await stranger.get(where)).json()["code"] == code
+    for peer in ring.peers:
+        await peer.leave()
+
+
+async def _pair(market: Market, ring: SigningRing) -> str:
+    return await form(market.house, ring.peers, "pair", price_wei_per_s=str(RATE), context_length=64)
+
+
+async def _ask(client: httpx.AsyncClient, **more: Any) -> httpx.Response:
+    answer = await client.post("/v1/chat/completions", json={"model": "pair", **CHAT, **more})
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+async def _receipts(market: Market, key: str, session_id: str, request_id: str) -> dict[str, Any]:
+    """Once the log knows that the request has ended."""
+    found: dict[str, Any] = {}
+
+    async def ended() -> bool:
+        async with market.house.client(key) as client:
+            answer = await client.get(f"/sessions/{session_id}/requests/{request_id}/receipts")
+        assert answer.status_code in (200, 409), answer.text
+        found.update(answer.json())
+        return answer.status_code == 200
+
+    await until(ended, within_s=60)
+    return found
 
 
 async def _meter(market: Market, session_id: str, key: str) -> dict[str, Any]:

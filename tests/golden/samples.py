@@ -52,7 +52,7 @@ _ALL: tuple[Any, ...] = (
     moves.RequestResumed(ulid(1), 2, ulid(3), 17),
     moves.KvMoved(ulid(1), 2, ulid(1), ulid(3), 33, 12_289, 9),
     generation_ended(1),
-    generation_ended(1, receipts_root=digest(4)),
+    generation_ended(1, receipts_root=digest(4), receipts_missing=(ulid(1),)),
     generation_ended(1, finish_reason="error", error_code="node_lost", output_commitment=None),
     session.Settled(1, "0", "0"),
     session.Expired(1_700_000_000_000),
