@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from shard_runtime.generation import Generation, RequestInvalid, check
-from shard_runtime.handover import Parking
+from shard_runtime.handover import Opening, Parking
 from shard_runtime.journal import Journal
 from shard_runtime.messages import (
     RING_BROKEN,
@@ -28,6 +28,7 @@ from shard_runtime.messages import (
     commitment,
 )
 from shard_runtime.picked import Picked
+from shard_runtime.receipts import NodeReceipts, Usage, hash_of
 from shard_runtime.sealing import SealBroken
 from shard_runtime.spelling import Speller
 from shard_runtime.stage import LOST, Stage
@@ -36,6 +37,8 @@ from shard_runtime.voice import Voice, report_id
 
 HOPS_WAIT_S = 0.25
 """How long the last message waits for the other stages' timings."""
+RECEIPTS_WAIT_S = 2.0
+"""As that, of a paid request, until their receipts are on their disks."""
 AT_ONCE = 128
 """Tokens in one message at most; with twenty log-probabilities each that is some 200 KB."""
 CANCELLED_KEPT = 4096
@@ -214,7 +217,7 @@ class Answering:
         else:
             given = content.prompt_ids + content.resume_ids
             begin = self._stage.resume if content.resume_ids else self._stage.begin
-            begin(command.request_id, command.sampling, given)
+            begin(command.request_id, Opening(command.sampling, terms=command.terms), given)
         return asked
 
     def _finish(self, request_id: str, reason: FinishReason, error_code: str | None) -> None:
@@ -247,7 +250,7 @@ class Answering:
         reason, error_code = asked.reason or "error", asked.error_code
         if reason == "error" and error_code is None:
             error_code = LOST
-        await self._timings(command.request_id, patient=reason in ("stop", "length"))
+        receipts, usage = await self._others(command, generation, reason)
         prompt = len(generation.content.prompt_ids)
         first_s = asked.first_s if asked.first_s is not None else time.monotonic()
         prefill_ms = 1000 * (first_s - asked.begun_s)
@@ -255,14 +258,14 @@ class Answering:
         last = Tokens(
             command.request_id, command.epoch, index, (), rest, reason, error_code, prompt,
             len(generation.ids), self._stage.timings.hops(command.request_id), round(prefill_ms, 3),
-            round(decode_ms, 3), spelled=generation.text.spelled(),
+            round(decode_ms, 3), spelled=generation.text.spelled(), receipts=receipts, usage=usage,
         )  # fmt: skip
         self._stage.timings.forget(command.request_id)
         ended = GenerationEnded(
             report_id("generation_ended", command.command_id), self._node_id, command.pool_id, command.epoch,
             command.session_id, command.request_id, reason, prompt, len(generation.ids),
             commitment(generation.content.nonce, generation.text.text), round(prefill_ms), round(decode_ms),
-            error_code,
+            error_code, receipts, usage,
         )  # fmt: skip
         await asyncio.to_thread(self._journal.write, command.command_id, ended)
         heard = await self._voice.last_tokens(last)
@@ -272,10 +275,32 @@ class Answering:
             error_code=error_code, prompt_tokens=prompt, completion_tokens=len(generation.ids), heard=heard,
         )  # fmt: skip
 
-    async def _timings(self, request_id: str, *, patient: bool) -> None:
-        deadline = time.monotonic() + (HOPS_WAIT_S if patient else 0.0)
-        while not self._stage.timings.complete(request_id) and time.monotonic() < deadline:
+    async def _others(
+        self, command: Generate, generation: Generation, reason: FinishReason
+    ) -> tuple[tuple[NodeReceipts, ...], Usage | None]:
+        """Wait for what the other stages say of a request that ended; the receipts, and this entry's account.
+
+        When the ring is broken nobody is waited for: the request may go on elsewhere.
+        """
+        request_id, stage = command.request_id, self._stage
+        ledger = stage.timings.ledger(request_id)
+        own = NodeReceipts(self._node_id, await stage.receipting.signed(request_id, ledger))
+        if reason == "error" or (reason == "cancelled" and ledger is None):
+            wait_s = 0.0
+        else:
+            wait_s = HOPS_WAIT_S if ledger is None else RECEIPTS_WAIT_S
+        deadline = time.monotonic() + wait_s
+        while not stage.timings.complete(request_id) and time.monotonic() < deadline:
             await asyncio.sleep(0.002)
+        if ledger is None or not own.receipts:
+            return (), None
+        resumed = len(generation.content.resume_ids)
+        usage = Usage(
+            len(generation.content.prompt_ids), len(generation.ids), resumed, ledger.hashes.first_step or 0,
+            hash_of(own), "",
+        )  # fmt: skip
+        signed = stage.receipting.account(ledger, command.session_id, request_id, usage)
+        return stage.timings.receipts(request_id, own), signed
 
 
 def _tokens(command: Generate, index: int, fresh: list[_News]) -> Tokens:

@@ -39,6 +39,8 @@ STRANGER_TTL_NS = 30_000_000_000
 STRANGERS = 256
 """Data frames kept for requests whose opening has not arrived yet (it comes from another sender)."""
 TOMBSTONES = 4096
+SAID_BYTES = 16 * 1024 * 1024
+"""Of the words kept for repeated control frames: a stage's receipts may be long."""
 SENDINGS = 1024
 
 
@@ -71,6 +73,7 @@ class Delivery:
         self._requests: dict[str, _Request] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._control_seen: OrderedDict[tuple[int, str, int], bytes] = OrderedDict()
+        self._said_bytes = 0
         self._copies = Copies(SENDINGS)
         self._parts = Reassembly()
         self._strangers: dict[str, list[tuple[int, Arrived]]] = {}
@@ -232,10 +235,14 @@ class Delivery:
             self._ended.popitem(last=False)
 
     def confirm(self, to: int, rid: str, step: int, payload: bytes) -> None:
-        """Acknowledge a control frame that arrived, with a few words; repeats of it get the same answer."""
+        """Acknowledge a control frame that arrived, with a few words; repeats of it get the same answer.
+
+        One that is repeated after its answer was forgotten arrives again.
+        """
+        self._said_bytes += len(payload) - len(self._control_seen.get((to, rid, step), b""))
         self._control_seen[(to, rid, step)] = payload
-        while len(self._control_seen) > TOMBSTONES:
-            self._control_seen.popitem(last=False)
+        while len(self._control_seen) > TOMBSTONES or self._said_bytes > SAID_BYTES:
+            self._said_bytes -= len(self._control_seen.popitem(last=False)[1])
         self._out.reply("ack", to, rid, step, 0, payload)
 
     def _control(self, header: Header, payload: bytes | memoryview, sender: int) -> list[Event]:

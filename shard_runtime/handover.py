@@ -19,6 +19,7 @@ import torch
 from shard_runtime.arrivals import END, GO, OPEN, PARK, Arrived, Confirmed
 from shard_runtime.kv import KvSlot
 from shard_runtime.messages import Sampling
+from shard_runtime.receipts import Terms
 
 if TYPE_CHECKING:
     from shard_runtime.stage import Stage
@@ -31,11 +32,12 @@ HOLD_NS = 90_000_000_000
 log = structlog.get_logger()
 
 
-class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """With OPEN. `held`: tokens of the request that every stage should hold already."""
+class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """With OPEN. `held`: tokens of it that every stage should hold already; `terms`: when it is paid."""
 
     sampling: Sampling
     held: int = 0
+    terms: Terms | None = None
 
 
 class Parking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -185,19 +187,19 @@ class Handover:
 
     # The new ring
 
-    def resume(self, rid: str, sampling: Sampling, ids: tuple[int, ...]) -> None:
+    def resume(self, rid: str, opening: Opening, ids: tuple[int, ...]) -> None:
         """At the entry: go on after `ids`, all but the last of which every stage should hold already."""
         resuming = self._resuming[rid] = _Resuming(ids)
-        opening = msgspec.json.encode(Opening(sampling, len(ids) - 1))
+        said = msgspec.json.encode(msgspec.structs.replace(opening, held=len(ids) - 1))
         for stage in self._stage.plan.others:
-            self._stage.say(stage, rid, OPEN, opening)
+            self._stage.say(stage, rid, OPEN, said)
         me = self._stage.plan.me
         self._elsewhere.claim(rid)
 
         def opened(slot: KvSlot) -> None:
             self._holds(rid, resuming, me, slot.length)
 
-        self._stage.open(rid, sampling, opened)
+        self._stage.open(rid, opening, opened)
 
     def asked_to_resume(self, event: Arrived, opening: Opening) -> None:
         if self._stage.knows(event.rid):
@@ -209,7 +211,7 @@ class Handover:
             self._stage.delivery.confirm(event.sender, event.rid, OPEN, held)
             self._stage.flush()
 
-        self._stage.open(event.rid, opening.sampling, opened)
+        self._stage.open(event.rid, opening, opened)
 
     def told(self, event: Confirmed) -> None:
         """A stage confirmed OPEN or PARK."""

@@ -69,7 +69,7 @@ class Journal:
 
     def keep_slices(self, commands: list[LoadSlice]) -> None:
         """Durable when it returns; blocks for two fsyncs."""
-        _replace(self._slices_path, encode(commands))
+        replace_file(self._slices_path, encode(commands))
 
     def close(self) -> None:
         self._file.close()
@@ -92,11 +92,12 @@ class Journal:
         over = [command_id for command_id, entry in self._entries.items() if entry.ended is not None]
         for command_id in over[: max(0, len(over) - self._keep)]:
             del self._entries[command_id]
-        _replace(self._path, b"".join(encode(entry) + b"\n" for entry in self._entries.values()))
+        replace_file(self._path, b"".join(encode(entry) + b"\n" for entry in self._entries.values()))
         self._lines = len(self._entries)
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Durable when it returns, whole or not at all; blocks for two fsyncs."""
     new = path.with_suffix(".new")
     with new.open("wb") as file:
         file.write(content)

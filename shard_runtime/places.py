@@ -29,6 +29,7 @@ from shard_runtime.messages import Adopt, Drain, LoadSlice, PlanMember
 from shard_runtime.moves import Adoption, Sending, wire_name
 from shard_runtime.picked import Picked
 from shard_runtime.plan import Plan, PlanInvalid, plan_of
+from shard_runtime.receipt_book import ReceiptBook
 from shard_runtime.signing import ReceiptKey
 from shard_runtime.slices import Slice
 from shard_runtime.stage import LOST, Stage
@@ -82,6 +83,7 @@ class Surroundings:
     journal: Journal
     open_sealed: Open
     receipt_key: ReceiptKey
+    book: ReceiptBook
 
 
 OVER_WITHIN_S = 120.0
@@ -306,8 +308,8 @@ class Places:
         elsewhere = Elsewhere(lambda rid: self._claim(plan, kv, rid), leaving.park, leaving.drop)
         credits = credits_per_peer(len(plan.members), bounded=not around.axl.pushes_back)
         stage = Stage(
-            plan, slice_, kv, around.compute, around.axl.post, around.receipt_key, on_token, on_fail,
-            around.stall_ns, credits, elsewhere,
+            plan, slice_, kv, around.compute, around.axl.post, around.receipt_key, around.book, on_token,
+            on_fail, around.stall_ns, credits, elsewhere,
         )  # fmt: skip
         if plan.is_entry:
             tokenizer = await asyncio.to_thread(load_tokenizer, model_dir)

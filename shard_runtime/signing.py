@@ -34,6 +34,16 @@ def signer_of(said: bytes, signature: str) -> str | None:
     return None if key is None else address_of_key(key)
 
 
+def digest_signer(digest: bytes, signature: str) -> str | None:
+    """The address whose key signed an EIP-712 digest, as `sign_digest` does; None when it is no signature."""
+    try:
+        raw = bytes.fromhex(signature)
+        key = PublicKey.from_signature_and_message(raw[:64] + bytes([raw[64] - 27]), digest, hasher=None)
+    except (ValueError, IndexError):
+        return None
+    return address_of_key(key.format(compressed=False))
+
+
 def address_of_key(public_key: bytes) -> str:
     """Of an uncompressed public key (65 bytes): the last 20 bytes of its keccak256."""
     return "0x" + keccak(public_key[1:])[-20:].hex()

@@ -8,27 +8,28 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 import structlog
 import torch
 
-from shard_runtime.activations import ActivationInvalid, from_bytes, to_bytes
+from shard_runtime.activations import ActivationInvalid
 from shard_runtime.arrivals import END, FAIL, GO, OPEN, OVER, PARK, RING, Arrived, Confirmed, Event
 from shard_runtime.compute import ComputeThread
 from shard_runtime.delivery import Delivery
 from shard_runtime.frames import Frame, WireDtype
 from shard_runtime.handover import ALONE, Elsewhere, Handover, Opening
 from shard_runtime.kv import KvPool, KvSlot, NoKvSlot
-from shard_runtime.messages import Sampling
 from shard_runtime.picked import Picked, PickedInvalid
 from shard_runtime.plan import Plan
-from shard_runtime.sampling import pick, weighed
+from shard_runtime.receipt_book import ReceiptBook
+from shard_runtime.receipting import Receipting
+from shard_runtime.receipts import SegmentReceipt
 from shard_runtime.signing import ReceiptKey
 from shard_runtime.slices import Slice
+from shard_runtime.stepping import Result, computed
 from shard_runtime.window import CREDITS
-from shard_runtime.work import Timings, Work
+from shard_runtime.work import Ended, Timings, Work
 
 LOST = "shard_lost"
 ORPHAN_NS = 60_000_000_000
@@ -46,16 +47,6 @@ OnFail = Callable[[str, str], None]
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """Of one step: bytes for the next stage, or the picked token."""
-
-    payload: bytes | memoryview
-    shape: tuple[int, ...]
-    picked: Picked | None
-    compute_ns: int
-
-
 class Stage:
     """`plan.me`'s part of the ring. All methods run on the event loop; tensors live on the compute thread."""
 
@@ -67,6 +58,7 @@ class Stage:
         compute: ComputeThread,
         post: Post,
         receipt_key: ReceiptKey,
+        book: ReceiptBook,
         on_token: OnToken,
         on_fail: OnFail,
         stall_ns: int = 15_000_000_000,
@@ -79,6 +71,7 @@ class Stage:
         self._on_token, self._on_fail, self._stall_ns = on_token, on_fail, stall_ns
         self._work: dict[str, Work] = {}
         self.timings = Timings(tuple(member.node_id for member in plan.members))
+        self.receipting = Receipting(plan, compute, book)
         self._heard_ns = 0
         self._elsewhere = elsewhere
         self.handover = Handover(self, elsewhere)
@@ -98,20 +91,19 @@ class Stage:
 
     # The entry's side
 
-    def begin(self, rid: str, sampling: Sampling, ids: tuple[int, ...]) -> None:
+    def begin(self, rid: str, opening: Opening, ids: tuple[int, ...]) -> None:
         """Open `rid` on every stage and send the prompt round the ring; the answer comes to `on_token`."""
-        now_ns = time.monotonic_ns()
-        opening = msgspec.json.encode(Opening(sampling))
-        self.delivery.open(rid, now_ns)
+        said = msgspec.json.encode(opening)
+        self.delivery.open(rid, time.monotonic_ns())
         for stage in self.plan.others:
-            self.say(stage, rid, OPEN, opening)
+            self.say(stage, rid, OPEN, said)
         self.flush()
-        self.open(rid, sampling)
+        self.open(rid, opening)
         self.step(rid, 0, len(ids), torch.tensor(ids, dtype=torch.int64))
 
-    def resume(self, rid: str, sampling: Sampling, ids: tuple[int, ...]) -> None:
+    def resume(self, rid: str, opening: Opening, ids: tuple[int, ...]) -> None:
         """As `begin`, of a request that an earlier epoch began: with the KV that moved, else from its ids."""
-        self.handover.resume(rid, sampling, ids)
+        self.handover.resume(rid, opening, ids)
         work = self._work[rid]
         work.waiting_since_ns, work.patience_ns = time.monotonic_ns(), self._stall_ns
 
@@ -246,13 +238,11 @@ class Stage:
             self.handover.asked_to_resume(event, opening)
         elif opening is not None:
             self.delivery.confirm(event.sender, event.rid, OPEN, b"")
-            self.open(event.rid, opening.sampling)
+            self.open(event.rid, opening)
             for early in self.delivery.open(event.rid, now_ns):
                 self._happened(early)
         elif event.step == END:
-            timing = self.timings.of(self.plan.me, self._work.get(event.rid))
-            self._end_here(event.rid, moved=isinstance(said, dict) and said.get("moved") is True)
-            self.delivery.confirm(event.sender, event.rid, END, msgspec.json.encode(timing))
+            self._asked_to_end(event, moved=isinstance(said, dict) and said.get("moved") is True)
         elif event.step == FAIL:
             self.delivery.confirm(event.sender, event.rid, FAIL, b"")
             code = said.get("code") if isinstance(said, dict) else None
@@ -260,6 +250,18 @@ class Stage:
         elif event.step == OVER:
             self.delivery.confirm(event.sender, event.rid, OVER, b"")
             self.over = True
+
+    def _asked_to_end(self, event: Arrived, *, moved: bool) -> None:
+        work = self._work.get(event.rid)
+        timing = self.timings.of(self.plan.me, work)
+
+        def tell(receipts: tuple[SegmentReceipt, ...]) -> None:
+            said = msgspec.json.encode(Ended(timing, receipts))
+            self.delivery.confirm(event.sender, event.rid, END, said)
+            self.flush()
+
+        self._end_here(event.rid, moved=moved)
+        self.receipting.tell(event.rid, None if work is None else work.ledger, tell)
 
     def _token(self, event: Arrived) -> None:
         work = self._work.get(event.rid)
@@ -287,11 +289,11 @@ class Stage:
         self.handover.goes_on(event.rid)
         self.step(event.rid, event.step, event.n, event)
 
-    def open(self, rid: str, sampling: Sampling, opened: Callable[[KvSlot], None] = lambda kv: None) -> None:
+    def open(self, rid: str, opening: Opening, opened: Callable[[KvSlot], None] = lambda kv: None) -> None:
         if rid in self._work:
             return
-        work = self._work[rid] = Work(sampling)
-
+        ledger = self.receipting.ledger(opening.terms, opening.sampling)
+        work = self._work[rid] = Work(opening.sampling, ledger)
         begun_ns = time.monotonic_ns()
 
         def done(outcome: KvSlot | Exception) -> None:
@@ -318,27 +320,16 @@ class Stage:
         work = self._work.get(rid)
         if work is None:
             return
-
         if work.kv is None:
             work.early.append(lambda: self.step(rid, step, n, given))
             return
         kv = work.kv
 
-        def run() -> _Result | None:
-            if self._work.get(rid) is not work:
-                return None
-            begun = time.perf_counter_ns()
-            x = from_bytes(given.payload, given.dtype, given.shape) if isinstance(given, Arrived) else given
-            if kv.length != step:
-                raise ActivationInvalid(f"step {step} after {kv.length} tokens")
-            out = self.slice.step(x, kv)
-            if self.plan.is_exit:
-                token, asked = pick(out, work.sampling, step + n), work.sampling.logprobs
-                picked = Picked(token) if asked is None else weighed(out, token, asked)
-                return _Result(b"", (), picked, time.perf_counter_ns() - begun)
-            return _Result(to_bytes(out), tuple(out.shape), None, time.perf_counter_ns() - begun)
+        def run() -> Result | None:
+            mine = self._work.get(rid) is work
+            return computed(self.slice, kv, work, step, n, given) if mine else None
 
-        def done(outcome: _Result | Exception | None) -> None:
+        def done(outcome: Result | Exception | None) -> None:
             if self._work.get(rid) is not work or outcome is None:
                 return
             if isinstance(outcome, Exception):
@@ -350,7 +341,7 @@ class Stage:
 
         self._compute.submit(run, done)
 
-    def _computed(self, rid: str, work: Work, step: int, n: int, result: _Result) -> None:
+    def _computed(self, rid: str, work: Work, step: int, n: int, result: Result) -> None:
         now_ns = time.monotonic_ns()
         if result.picked is None:
             shape, dtype, to = result.shape, self._wire_dtype, self.plan.downstream

@@ -1,4 +1,4 @@
-"""What a stage keeps of one request: its KV, its clocks and its timings; knows nothing of frames."""
+"""What a stage keeps of one request: its KV, its clocks, timings and ledger; knows nothing of frames."""
 
 import time
 from collections.abc import Callable
@@ -9,8 +9,26 @@ import msgspec
 
 from shard_runtime.kv import KvSlot
 from shard_runtime.messages import HopTiming, Sampling
+from shard_runtime.receipts import NodeReceipts, SegmentHashes, SegmentReceipt, Terms
 
 SAMPLES = 4096
+MOST_RECEIPTS = 2_000
+"""Of all stages together in one report, some 700 KB; stages beyond it are left out."""
+
+
+class Ended(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A stage's answer to END."""
+
+    timing: HopTiming
+    receipts: tuple[SegmentReceipt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Of a paid request. `hashes` is the compute thread's."""
+
+    terms: Terms
+    hashes: SegmentHashes
 
 
 @dataclass(slots=True)
@@ -18,6 +36,7 @@ class Work:
     """One open request on this stage."""
 
     sampling: Sampling
+    ledger: Ledger | None = None
     kv: KvSlot | None = None
     early: list[Callable[[], None]] = field(default_factory=list)
     """Steps that came before there was a KV slot."""
@@ -42,7 +61,8 @@ class Timings:
 
     def __init__(self, node_ids: tuple[str, ...]) -> None:
         self._node_ids = node_ids
-        self._told: dict[str, dict[int, HopTiming]] = {}
+        self._told: dict[str, dict[int, Ended]] = {}
+        self._ledgers: dict[str, Ledger | None] = {}
 
     def of(self, stage: int, work: Work | None) -> HopTiming:
         """Medians of one request's steps on this stage."""
@@ -55,24 +75,39 @@ class Timings:
 
     def begin(self, rid: str, stage: int, work: Work) -> None:
         """A request ended here, at the entry; the others will say theirs."""
-        self._told[rid] = {stage: self.of(stage, work)}
+        self._told[rid] = {stage: Ended(self.of(stage, work))}
+        self._ledgers[rid] = work.ledger
 
     def told(self, rid: str, stage: int, said: bytes | memoryview) -> None:
         if rid not in self._told:
             return
         try:
-            timing = msgspec.json.decode(said, type=HopTiming)
+            ended = msgspec.json.decode(said, type=Ended)
         except msgspec.DecodeError:
-            timing = self.of(stage, None)
-        self._told[rid][stage] = timing
+            ended = Ended(self.of(stage, None))
+        self._told[rid][stage] = ended
 
     def hops(self, rid: str) -> tuple[HopTiming, ...]:
         """Of the stages that have confirmed the request's end so far, in ring order."""
         told = self._told.get(rid, {})
-        return tuple(told[stage] for stage in sorted(told))
+        return tuple(told[stage].timing for stage in sorted(told))
+
+    def ledger(self, rid: str) -> Ledger | None:
+        """The entry's own, of a paid request that ended."""
+        return self._ledgers.get(rid)
+
+    def receipts(self, rid: str, own: NodeReceipts) -> tuple[NodeReceipts, ...]:
+        """`own` and those that the others gave so far, in ring order; of more than could be, none."""
+        given, left = [own], MOST_RECEIPTS - len(own.receipts)
+        for stage, ended in sorted(self._told.get(rid, {}).items()):
+            if 0 < len(ended.receipts) <= min(left, len(own.receipts)):
+                given.append(NodeReceipts(self._node_ids[stage], ended.receipts))
+                left -= len(ended.receipts)
+        return tuple(given)
 
     def complete(self, rid: str) -> bool:
         return len(self._told.get(rid, {})) == len(self._node_ids)
 
     def forget(self, rid: str) -> None:
         self._told.pop(rid, None)
+        self._ledgers.pop(rid, None)

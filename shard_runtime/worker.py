@@ -50,6 +50,7 @@ from shard_runtime.messages import (
 )
 from shard_runtime.places import Place, Places, Surroundings
 from shard_runtime.probes import answer_to, probe_subject
+from shard_runtime.receipt_book import ReceiptBook
 from shard_runtime.sealing import open_sealed
 from shard_runtime.stage import LOST, code_of
 from shard_runtime.voice import Voice, report_id
@@ -75,13 +76,14 @@ class Worker:
         self._seal_key = read_seal_key(Path(config.seal_key_file))
         self._receipt_key = read_receipt_key(Path(config.receipt_key_file))
         self._journal = Journal(Path(config.state_dir))
+        self._book = ReceiptBook(Path(config.state_dir), self._receipt_key)
         self._voice = Voice(nc, self._node_id)
         self._restored = asyncio.Event()
         self.places = Places(
             Surroundings(
                 self._node_id, tuple(Path(directory) for directory in config.model_dirs), config.allow_hub,
                 config.kv_slots, int(config.stall_seconds * 1e9), axl, compute, self._voice, self._journal,
-                self._open, self._receipt_key,
+                self._open, self._receipt_key, self._book,
             )
         )  # fmt: skip
         self._queue = CommandQueue(nc, self._node_id, self._handle, self._refuse)
@@ -116,6 +118,7 @@ class Worker:
             stopped = NodeStopping(str(uuid.uuid4()), self._node_id, reason)
             await asyncio.wait_for(self._voice.report(stopped), 3)
         self._journal.close()
+        self._book.close()
         for task in failed:
             task.result()
 

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass, field
 
 from shard_runtime.messages import FinishReason, HopTiming, TokenLogprob, Tokens
+from shard_runtime.receipts import NodeReceipts, Usage
 
 
 @dataclass
@@ -19,6 +20,8 @@ class Outcome:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     hops: tuple[HopTiming, ...] = ()
+    receipts: tuple[NodeReceipts, ...] = ()
+    usage: Usage | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
     spelled: list[bytes] = field(default_factory=list)
     asked_s: float = 0.0
@@ -56,7 +59,7 @@ class Outcome:
         if tokens.finish_reason is not None:
             self.finish_reason, self.error_code = tokens.finish_reason, tokens.error_code
             self.prompt_tokens, self.completion_tokens = tokens.prompt_tokens, tokens.completion_tokens
-            self.hops = tokens.hops
+            self.hops, self.receipts, self.usage = tokens.hops, tokens.receipts, tokens.usage
             self.over.set()
         self.changed.set()
 

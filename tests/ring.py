@@ -49,6 +49,7 @@ from shard_runtime.messages import (
     inbox_prefix,
     kind_of,
 )
+from shard_runtime.receipts import Terms
 from shard_runtime.sealing import seal_for
 from shard_runtime.weights import manifest_of
 from tests.mesh_nodes import MeshNode, mesh
@@ -180,6 +181,7 @@ class Ring:
         entry: int = 0,
         deadline_s: float = 120.0,
         request_id: str | None = None,
+        terms: Terms | None = None,
     ) -> Generate:
         request_id = request_id or new_id()
         nonce = secrets.token_hex(32)
@@ -188,7 +190,7 @@ class Ring:
         sealed = seal_for(self.workers[entry].seal_public, content, request_id)
         return Generate(
             new_id(), pool_id, self._epochs.get(pool_id, 1), new_id(), request_id, sealed,
-            sampling or Sampling(seed=0), max_tokens, int((time.time() + deadline_s) * 1000),
+            sampling or Sampling(seed=0), max_tokens, int((time.time() + deadline_s) * 1000), terms,
         )  # fmt: skip
 
     async def ask(self, command: Generate, *, entry: int = 0) -> Outcome:
