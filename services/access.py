@@ -11,7 +11,6 @@ permission.
 
 import asyncio
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from events.envelope import EVENTS_STREAM
 from services.nkey import is_public_user_key, kept_seed, public_key
 from services.settings import Settings
 from services.stream_names import CHECKPOINTS_STREAM, COMMITTED_PREFIX, RECEIPTS, RECEIPTS_STREAM, STREAMS
+from services.whole_file import write_whole
 from shard_runtime.messages import COMMANDS_STREAM, REPORTS_STREAM, command_consumer, inbox_prefix
 from shard_runtime.probes import probe_subject
 
@@ -297,7 +297,7 @@ class NatsAccess:
         """Make missing seeds, write both configuration files, return the path for `nats-server -c`."""
         self.conf_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         store = store_dir or (self.conf_dir / "jetstream").resolve()
-        _replace(self.conf_path, server_conf(host, port, str(store)))
+        write_whole(self.conf_path, server_conf(host, port, str(store)).encode())
         self.write_accounts()
         return self.conf_path
 
@@ -305,9 +305,9 @@ class NatsAccess:
         """Write the user list from the seeds and the admitted workers."""
         self.conf_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         keys = {role: public_key(kept_seed(self.seed_path(role))) for role in ROLES}
-        _replace(self.conf_dir / ACCOUNTS_FILE, accounts_conf(keys, self.workers()))
+        write_whole(self.conf_dir / ACCOUNTS_FILE, accounts_conf(keys, self.workers()).encode())
         writers = {keys[role]: kinds for role, kinds in WRITERS.items()}
-        _replace(self.conf_dir / WRITERS_FILE, json.dumps(writers, indent=1) + "\n")
+        write_whole(self.conf_dir / WRITERS_FILE, (json.dumps(writers, indent=1) + "\n").encode())
 
     def seed_path(self, role: str) -> Path:
         return self.seeds_dir / f"{role}.nk"
@@ -338,7 +338,9 @@ class NatsAccess:
 
     def _keep(self, workers: dict[str, str]) -> None:
         self.conf_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _replace(self.conf_dir / WORKERS_FILE, json.dumps(workers, indent=1, sort_keys=True) + "\n")
+        write_whole(
+            self.conf_dir / WORKERS_FILE, (json.dumps(workers, indent=1, sort_keys=True) + "\n").encode()
+        )
         self.write_accounts()
 
     async def reload(self, timeout_s: float = 5) -> None:
@@ -382,14 +384,3 @@ async def _server_ids(client: Client, timeout_s: float) -> list[str]:
     reply = await client.request(f"$SYS.REQ.SERVER.{own}.ROUTEZ", b"", timeout=timeout_s)
     routes = json.loads(reply.data).get("data", {}).get("routes") or []
     return [own, *sorted({str(route["remote_id"]) for route in routes} - {own})]
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a whole file or none of it (0600)."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -33,6 +33,8 @@ class Spoken:
     text: str = ""
     finish_reason: str = ""
     tokens: int = 0
+    transcript: dict[str, Any] | None = None
+    """When `transcript=True` was asked for: what proves the answer, as docs/api.md has it."""
 
 
 @dataclass
@@ -148,6 +150,7 @@ async def _pieces(answer: httpx.Response, spoken: Spoken) -> AsyncIterator[str]:
             raise AnswerFailed(f"{error.get('code')}: {error.get('message')}")
         if chunk.get("usage"):
             spoken.tokens = int(chunk["usage"]["completion_tokens"])
+        spoken.transcript = (chunk.get("computepool") or {}).get("transcript", spoken.transcript)
         for choice in chunk.get("choices", ()):
             spoken.finish_reason = choice.get("finish_reason") or spoken.finish_reason
             piece = (choice.get("delta") or {}).get("content") or ""

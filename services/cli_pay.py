@@ -1,6 +1,7 @@
 """The commands of a client with a wallet: pay for a session, chat. Knows nothing of how money flows."""
 
 import asyncio
+import os
 import sys
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -69,6 +70,12 @@ def chat(
         typer.Option(envvar="COMPUTEPOOL_KEY", help="A session's key or an API key: then nothing is paid."),
     ] = "",
     max_tokens: Annotated[int, typer.Option(min=0, help="Per answer; 0: what the context leaves.")] = 0,
+    transcript: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep in this file what proves the paid answer: its tokens and its nodes' receipts."
+        ),
+    ] = None,
     budget: Budget = "",
     most: Most = "5",
     ttl: Ttl = 0,
@@ -78,6 +85,8 @@ def chat(
     json: Json = False,
 ) -> None:
     """Talk to a pool. Buys a session when none is named, and settles it at the end: the rest comes back."""
+    if transcript is not None:
+        _check_place(transcript, one_answer=bool(prompt) or not sys.stdin.isatty())
     if session_key:
         agent = _agent(model, budget, most, ttl, wallet, gateway, network, key=session_key)
     else:
@@ -85,7 +94,7 @@ def chat(
     prompts = [prompt] if prompt else None
     if prompts is None and not sys.stdin.isatty():
         prompts = [sys.stdin.read().strip()]
-    said = asyncio.run(_talk(agent, prompts, max_tokens, quiet=json))
+    said = asyncio.run(_talk(agent, prompts, max_tokens, transcript, quiet=json))
     if json:
         print_json(said)
 
@@ -120,12 +129,26 @@ async def _mint(path: Path, amount_micro: int) -> dict[str, Any]:
     return {"wallet": account.address, "usdc_micro": held}
 
 
-async def _talk(agent: Any, prompts: list[str] | None, max_tokens: int, *, quiet: bool) -> dict[str, Any]:
+def _check_place(path: Path, *, one_answer: bool) -> None:
+    """Before anything is paid. Raises Failure."""
+    if not one_answer:
+        raise Failure("transcript_of_one_answer", "a conversation has many answers", "give a PROMPT")
+    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        raise Failure(
+            "transcript_unwritable", f"{path} can't be written", "name a file in your own directory"
+        )
+
+
+async def _talk(
+    agent: Any, prompts: list[str] | None, max_tokens: int, transcript: Path | None, *, quiet: bool
+) -> dict[str, Any]:
     from services.agent import Spoken
 
     messages: list[dict[str, str]] = []
     answers = []
-    limits = {"max_completion_tokens": max_tokens} if max_tokens else {}
+    limits: dict[str, Any] = {"max_completion_tokens": max_tokens} if max_tokens else {}
+    if transcript is not None:
+        limits["transcript"] = True
     try:
         while True:
             prompt = prompts.pop(0) if prompts else await _typed() if prompts is None else ""
@@ -138,6 +161,8 @@ async def _talk(agent: Any, prompts: list[str] | None, max_tokens: int, *, quiet
                     print(piece, end="", flush=True)
             if not quiet:
                 print()
+            if transcript is not None:
+                _write(transcript, spoken.transcript)
             messages.append({"role": "assistant", "content": spoken.text})
             answers.append(
                 {"text": spoken.text, "finish_reason": spoken.finish_reason, "tokens": spoken.tokens}
@@ -146,6 +171,21 @@ async def _talk(agent: Any, prompts: list[str] | None, max_tokens: int, *, quiet
         if agent.session_id is not None:
             await agent.settle()
     return {"answers": answers, "sessions": [made["session_id"] for made in agent.bought]}
+
+
+def _write(path: Path, transcript: dict[str, Any] | None) -> None:
+    """The file, and on stderr whose receipts are in it. Raises Failure, OSError."""
+    import msgspec
+
+    from services.whole_file import write_whole
+
+    if transcript is None:
+        raise Failure("transcript_missing", "the answer came without a transcript", "upgrade the gateway")
+    write_whole(path, msgspec.json.format(msgspec.json.encode(transcript), indent=1) + b"\n")
+    signed = {node["node_id"] for node in transcript["receipts"]}
+    silent = [node["node_id"] for node in transcript["members"] if node["node_id"] not in signed]
+    whose = f"; nothing from {', '.join(silent)}" if silent else ""
+    print(f"{path}: receipts of {len(signed)} of {len(transcript['members'])} nodes{whose}", file=sys.stderr)
 
 
 async def _typed() -> str:

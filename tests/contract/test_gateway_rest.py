@@ -329,6 +329,23 @@ async def test_a_key_sees_its_own_sessions_in_the_feed_and_no_others(world: Worl
     assert all_seen["aggregate_id"] == theirs["session_id"]
 
 
+async def test_of_a_free_answer_nobody_signs_receipts_and_a_transcript_is_refused(world: World) -> None:
+    body = {"model": "tales", "messages": ASK, "max_tokens": 4}
+    async with world.built.client(world.own) as client:
+        for path, more in (("chat/completions", body), ("completions", {"model": "tales", "prompt": "One"})):
+            refused = await client.post(f"/v1/{path}", json={**more, "transcript": True})
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, "transcript")
+        answer = await client.post("/v1/chat/completions", json={**body, "transcript": False})
+        assert "computepool" not in answer.json()
+        names = (answer.headers[f"x-computepool-{name}"] for name in ("session", "request"))
+        where = "/sessions/{}/requests/{}/receipts".format(*names)
+        found = (await client.get(where)).json()
+        assert (found["receipts_root"], found["terms"], found["receipts"]) == (None, None, [])
+        assert found["receipts_missing"] == []
+        unknown = await client.get(where.replace(found["request_id"], NOBODY))
+        assert (unknown.status_code, unknown.json()["code"]) == (404, "receipts_unknown")
+
+
 async def test_the_page_needs_nothing_from_elsewhere(world: World) -> None:
     async with world.built.client(None) as client:
         page = await client.get("/docs")

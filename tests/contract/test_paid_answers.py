@@ -6,6 +6,7 @@ Real gateway, keeper, log, database, Superfluid on a real anvil; the peer comput
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,11 +14,13 @@ import msgspec
 import openai
 import pytest
 import pytest_asyncio
+from typer.testing import CliRunner
 from x402.http.clients import x402HttpxClient
 
 from events import payment, session, stream
 from events.envelope import Cause
 from services import bus
+from services.cli import app
 from services.facilitator.shapes import RESPONSE, Settlement, from_header
 from services.gateway import session_keys
 from services.gateway.state import now_ms
@@ -176,7 +179,9 @@ async def test_a_bought_session_that_nobody_asks_in_ends_and_all_of_it_comes_bac
         await until(settled, within_s=60)
 
 
-async def test_the_payer_of_an_answer_has_what_its_ring_signed_and_nobody_else(market: Market) -> None:
+async def test_the_payer_of_an_answer_has_what_its_ring_signed_and_nobody_else(
+    market: Market, tmp_path: Path
+) -> None:
     """In the log by its root, by the session's key, and in the transcript that the request asks for."""
     ring = SigningRing()
     ring.peers += [await Peer.join(market.house, name, ring) for name in ("two", "three")]
@@ -232,6 +237,15 @@ async def test_the_payer_of_an_answer_has_what_its_ring_signed_and_nobody_else(m
         cut = await _receipts(market, key, session_id, cut_off)
         assert (len(cut["receipts"]), cut["usage"]["completion_tokens"]) == (2, 1)
         assert await _receipts(market, key, session_id, request_id) == told
+    kept = tmp_path / "answer.json"
+    said = ["chat", "Hello", "--model", "pair", "--session-key", key, "--gateway", market.house.url]
+    said += ["--max-tokens", str(SPOILT), "--transcript", str(kept)]
+    ran = await asyncio.to_thread(CliRunner().invoke, app, said)
+    assert ran.exit_code == 0, ran.output
+    assert f"receipts of 1 of 2 nodes; nothing from {exit_}" in ran.stderr
+    again = msgspec.json.decode(kept.read_bytes(), type=Transcript)
+    assert (again.session_id, again.completion_ids) == (session_id, (0, 1, 2))
+    assert kept.stat().st_mode & 0o777 == 0o600
     where = f"/sessions/{session_id}/requests/{request_id}/receipts"
     other = await market.house.new_key("other")
     for token, code in (("", "payer_only"), (None, "missing_api_key"), (other, "session_unknown")):
