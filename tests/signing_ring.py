@@ -1,5 +1,6 @@
 """Peers that sign receipts as the stages of one ring would, of bytes nobody computed. Knows no assertion."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,9 +22,9 @@ from tests.contract.gateway_house import Peer, until
 
 Signed = tuple[tuple[NodeReceipts, ...], Usage]
 ANSWER = ("Once ", "upon ", "a time")
-LONG, SPOILT, TWICE = 9, 7, 6
+LONG, SPOILT, TWICE, MOVED = 9, 7, 6, 5
 """`max_tokens` by which a request asks for an answer that waits to be cancelled, for a last stage that signs
-for another request, or for a second report with other receipts.
+for another request, for a second report with other receipts, or for one that goes on at plan 2 (`moves`).
 """
 
 
@@ -35,29 +36,41 @@ def sign(
     attempt: int,
     prompt_ids: Sequence[int],
     completion_ids: Sequence[int],
+    resumed: int = 0,
 ) -> Signed:
-    """Of every stage (node id, key) in ring order, and the entry's account: a prefill, then single tokens."""
+    """Of every stage (node id, key) in ring order, and the entry's account: a prefill, then single tokens.
+
+    The first `resumed` of the completion are of an earlier attempt, whose KV nobody has.
+    """
     nodes = []
+    fresh, given = completion_ids[resumed:], len(prompt_ids) + resumed
     for node_id, key in stages:
         hashes = SegmentHashes()
-        steps = [(0, len(prompt_ids)), *((len(prompt_ids) + n, 1) for n in range(len(completion_ids) - 1))]
-        for (step, n), token in zip(steps, completion_ids, strict=True):
+        steps = [(0, given), *((given + n, 1) for n in range(len(fresh) - 1))]
+        for (step, n), token in zip(steps, fresh, strict=True):
             hashes.add(step, n, token_bytes((step, n)), token_bytes((token,)))
         receipts = (sign_receipt(key, terms, request_id, attempt, one) for one in hashes.segments())
         nodes.append(NodeReceipts(node_id, tuple(receipts)))
-    account = Usage(len(prompt_ids), len(completion_ids), 0, 0, hash_of(nodes[0]), "0" * 130)
+    account = Usage(len(prompt_ids), len(completion_ids), resumed, 0, hash_of(nodes[0]), "0" * 130)
     return tuple(nodes), sign_usage(stages[0][1], terms, session_id, request_id, attempt, account)
 
 
 @dataclass
 class SigningRing:
-    """A script for `peers`, which are in ring order."""
+    """A script for `peers`, which are in ring order; plan 2 leaves out the first."""
 
     peers: list[Peer] = field(default_factory=list)
+    moves: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __call__(self, peer: Peer, command: messages.Generate, content: messages.SealedContent) -> None:
-        for index, text in enumerate(ANSWER[: 1 if command.max_tokens == LONG else None]):
+        begun = len(content.resume_ids)
+        first = begun == 0 and command.max_tokens in (LONG, MOVED)
+        for index, text in enumerate(ANSWER[begun : 1 if first else None], begun):
             await peer.say(command, index, text, ids=(index,))
+        if first and command.max_tokens == MOVED:
+            await self.moves.wait()
+            await peer.say(command, 1, "", moved_to=2)
+            return
         if command.max_tokens == LONG:
 
             async def cancelled() -> bool:
@@ -92,7 +105,8 @@ class SigningRing:
     ) -> Signed | None:
         if command.terms is None:
             return None
-        stages = [(peer.node_id, ReceiptKey(bytes(peer.keys.receipt.key))) for peer in self.peers]
+        ring = self.peers if command.epoch == 1 else self.peers[1:]
+        stages = [(peer.node_id, ReceiptKey(bytes(peer.keys.receipt.key))) for peer in ring]
         return sign(
             stages,
             command.terms,
@@ -101,4 +115,5 @@ class SigningRing:
             command.epoch,
             content.prompt_ids,
             range(tokens),
+            len(content.resume_ids),
         )

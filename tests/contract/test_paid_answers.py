@@ -33,7 +33,7 @@ from tests.contract.gateway_house import Peer, form, until
 from tests.market import CHAT, Market, market_of, open_coalition
 from tests.paid_chain import RATE
 from tests.paying import x402_client
-from tests.signing_ring import ANSWER, LONG, SPOILT, TWICE, SigningRing
+from tests.signing_ring import ANSWER, LONG, MOVED, SPOILT, TWICE, SigningRing
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 KINDS = ("voucher", "streamed", "refund", "penalty")
@@ -43,6 +43,19 @@ KINDS = ("voucher", "streamed", "refund", "penalty")
 async def market(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Market]:
     async with market_of(tmp_path_factory.mktemp("answers"), _tell, keeper=True) as built:
         yield built
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def ring(market: Market) -> AsyncIterator[SigningRing]:
+    """The two stages of the pool `pair`."""
+    ring = SigningRing()
+    ring.peers += [await Peer.join(market.house, name, ring) for name in ("two", "three")]
+    pool_id = await form(market.house, ring.peers, "pair", price_wei_per_s=str(RATE), context_length=64)
+    await open_coalition(market.house, market.chain, pool_id)
+    market.pools["pair"] = pool_id
+    yield ring
+    for peer in ring.peers:
+        await peer.leave()
 
 
 async def _tell(peer: Peer, command: messages.Generate, content: messages.SealedContent) -> None:
@@ -180,13 +193,10 @@ async def test_a_bought_session_that_nobody_asks_in_ends_and_all_of_it_comes_bac
 
 
 async def test_the_payer_of_an_answer_has_what_its_ring_signed_and_nobody_else(
-    market: Market, tmp_path: Path
+    market: Market, ring: SigningRing, tmp_path: Path
 ) -> None:
     """In the log by its root, by the session's key, and in the transcript that the request asks for."""
-    ring = SigningRing()
-    ring.peers += [await Peer.join(market.house, name, ring) for name in ("two", "three")]
     entry, exit_ = (peer.node_id for peer in ring.peers)
-    await open_coalition(market.house, market.chain, await _pair(market, ring))
     payer = await market.till.payer(1_000_000)
     async with x402HttpxClient(x402_client(payer), timeout=60, trust_env=False) as http:
         client = openai.AsyncOpenAI(base_url=f"{market.house.url}/v1", api_key="none", http_client=http)
@@ -251,12 +261,44 @@ async def test_the_payer_of_an_answer_has_what_its_ring_signed_and_nobody_else(
     for token, code in (("", "payer_only"), (None, "missing_api_key"), (other, "session_unknown")):
         async with market.house.client(token) as stranger:
             assert (await stranger.get(where)).json()["code"] == code
-    for peer in ring.peers:
-        await peer.leave()
 
 
-async def _pair(market: Market, ring: SigningRing) -> str:
-    return await form(market.house, ring.peers, "pair", price_wei_per_s=str(RATE), context_length=64)
+async def test_of_an_answer_that_moved_the_last_ring_s_receipts_are_kept_and_its_transcript_is_whole(
+    market: Market, ring: SigningRing
+) -> None:
+    payer = await market.till.payer(1_000_000)
+    voucher = await market.voucher(payer, await market.asked(model="pair"))
+    bought = (await market.post("/sessions", "pair", voucher)).json()
+    body = {"model": "pair", **CHAT, "max_completion_tokens": MOVED, "stream": True, "transcript": True}
+    async with market.house.client(bought["session_key"]) as client:
+        async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            lines = answer.aiter_lines()
+            told = [await anext(lines)]
+            async with market.house.client() as operator:
+                where = f"/pools/{market.pools['pair']}"
+                plan = {"node_ids": [ring.peers[1].node_id]}
+                assert (await operator.post(f"{where}/plan", json=plan)).status_code == 200
+
+                async def serves() -> bool:
+                    return bool((await operator.get(where)).json()["serving_epoch"] == 2)
+
+                await until(serves)
+            ring.moves.set()
+            told += [line async for line in lines]
+            request_id = answer.headers["x-computepool-request"]
+        last = next(line for line in reversed(told) if '"finish_reason":"stop"' in line)
+        transcript = msgspec.convert(
+            json.loads(last.removeprefix("data: "))["computepool"]["transcript"], Transcript
+        )
+        found = await _receipts(market, bought["session_key"], bought["session_id"], request_id)
+    before, command = ring.peers[0].generated[-1][0], ring.peers[1].generated[-1][0]
+    assert (before.terms, before.epoch, command.epoch) == (command.terms, 1, 2)
+    assert [one.node_id for one in transcript.members] == [ring.peers[1].node_id]
+    assert (transcript.attempt, transcript.completion_ids) == (2, (0, 1, 2))
+    assert transcript.usage is not None
+    assert (transcript.usage.resumed_tokens, transcript.usage.completion_tokens) == (1, 3)
+    assert found["receipts_root"] == receipts_root(transcript.receipts, transcript.usage)
+    assert (found["attempt"], found["receipts_missing"]) == (2, [])
 
 
 async def _ask(client: httpx.AsyncClient, **more: Any) -> httpx.Response:
