@@ -6,8 +6,6 @@ known, a stage runs through all passes before the next is loaded. Knows nothing 
 """
 
 import contextlib
-import hashlib
-import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -20,6 +18,7 @@ from torch import Tensor
 from shard_runtime.activations import to_bytes
 from shard_runtime.architectures import ArchitectureUnsupported
 from shard_runtime.kv import ContextExceeded
+from shard_runtime.receipts import SegmentHashes, token_bytes
 from shard_runtime.recomputed import Pass, Progress, Recomputed, Rerun, StagePasses, positions
 from shard_runtime.sampling import LogitsNotFinite, pick
 from shard_runtime.slices import Slice, SliceRangeInvalid
@@ -79,7 +78,7 @@ def find_model(directories: Sequence[Path], weights_digest: str) -> Path:
 def recompute(rerun: Rerun, model_dir: Path, told: Told) -> tuple[StagePasses, ...]:
     """Every pass of every stage. Raises what `NAMED` lists."""
     _check(rerun)
-    steps = list(positions(len(rerun.ids), rerun.first_step))
+    steps = list(positions(len(rerun.ids), rerun.first_pass))
     ids = torch.tensor(rerun.ids, dtype=torch.int64)
     between = [ids[step : step + n] for step, n in steps]
     stages: list[StagePasses] = []
@@ -116,9 +115,9 @@ def _check(rerun: Rerun) -> None:
     ordered = all(before < after for before, after in pairwise(rerun.cuts))
     if rerun.cuts[0] != 0 or not ordered or rerun.cuts[-1] > rerun.num_layers:
         raise RerunInvalid(f"layers are cut at {rerun.cuts}")
-    if not 1 <= rerun.first_step <= len(rerun.ids) or len(rerun.ids) > rerun.max_context:
+    if not 1 <= rerun.first_pass <= len(rerun.ids) or len(rerun.ids) > rerun.max_context:
         raise RerunInvalid(
-            f"{rerun.first_step} of {len(rerun.ids)} tokens at once, context {rerun.max_context}"
+            f"{rerun.first_pass} of {len(rerun.ids)} tokens at once, context {rerun.max_context}"
         )
 
 
@@ -126,19 +125,21 @@ def _passes(
     slice_: Slice, steps: list[tuple[int, int]], between: list[Tensor], rerun: Rerun
 ) -> Iterator[Pass]:
     """One stage's passes; `between` holds what each takes, and afterwards what each gave."""
-    kv = slice_.new_kv(rerun.max_context)
+    kv, hashes = slice_.new_kv(rerun.max_context), SegmentHashes(rerun.sampling if slice_.is_exit else None)
     for number, (step, n) in enumerate(steps):
         given = between[number]
         try:
             out = slice_.step(given, kv)
         except ValueError as wrong:
             raise RerunInvalid(str(wrong)) from wrong
-        taken = struct.pack(f"<{n}q", *given.tolist()) if slice_.is_entry else to_bytes(given)
+        taken = token_bytes(tuple(given.tolist())) if slice_.is_entry else to_bytes(given)
         if slice_.is_exit:
-            told: bytes | memoryview = struct.pack("<q", pick(out, rerun.sampling, step + n))
+            made: bytes | memoryview = token_bytes((pick(out, rerun.sampling, step + n),))
         else:
-            told, between[number] = to_bytes(out), out
-        yield Pass(step, n, hashlib.sha256(taken).hexdigest(), hashlib.sha256(told).hexdigest())
+            made, between[number] = to_bytes(out), out
+        hashes.add(step, n, taken, made)
+        now = hashes.segments()[-1]
+        yield Pass(step, n, now.segment, now.input_hash, now.output_hash)
 
 
 def _models_in(directory: Path, depth: int) -> Iterator[Path]:

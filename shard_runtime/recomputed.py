@@ -1,4 +1,4 @@
-"""What is asked of a recomputation, and what it says: every forward pass of one answer as two hashes.
+"""What is asked of a recomputation, and what it says: of every forward pass, what a receipt would be of.
 
 Knows nothing of torch, of signatures or of who is accused. `shard_runtime.recompute` does the work.
 """
@@ -22,7 +22,7 @@ class Rerun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One answer, to be computed again by layers `[cuts[0], cuts[1])`, `[cuts[1], cuts[2])` and so on.
 
     `cuts` begin with 0; when they end at `num_layers` the last stage picks tokens. The first pass takes
-    `first_step` of `ids` (prompt, then completion), every later one takes one more.
+    `first_pass` of `ids` (prompt, then completion), every later one takes one more.
     """
 
     weights_digest: Hex64
@@ -31,21 +31,22 @@ class Rerun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_context: Annotated[int, msgspec.Meta(ge=1, le=MAX_CONTEXT)]
     cuts: Annotated[tuple[int, ...], msgspec.Meta(min_length=2, max_length=MAX_STAGES + 1)]
     ids: Annotated[tuple[Token, ...], msgspec.Meta(min_length=1, max_length=MAX_TOKENS)]
-    first_step: int
+    first_pass: int
     sampling: Sampling
 
 
 class Pass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One forward pass of one stage over `n` tokens from position `step` on; SHA-256 of its bytes in and out.
+    """One forward pass of one stage over `n` tokens from position `step` on.
 
-    Bytes as on the wire: hidden states (n, d_model), the entry's token ids and the exit's picked token as
-    int64 in little-endian.
+    The hashes are what a receipt of its segment says if the segment ends with this pass
+    (`shard_runtime.receipts`): a request may end in the middle of a segment.
     """
 
     step: int
     n: int
-    input_sha256: Hex64
-    output_sha256: Hex64
+    segment: int
+    input_hash: Hex64
+    output_hash: Hex64
 
 
 class StagePasses(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,8 +72,8 @@ class Recomputed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     detail: str = ""
 
 
-def positions(tokens: int, first_step: int) -> Iterator[tuple[int, int]]:
+def positions(tokens: int, first_pass: int) -> Iterator[tuple[int, int]]:
     """(step, n) of every pass over so many tokens."""
-    yield 0, first_step
-    for step in range(first_step, tokens):
+    yield 0, first_pass
+    for step in range(first_pass, tokens):
         yield step, 1

@@ -1,6 +1,5 @@
-"""An answer computed again has the hashes of all that the stages took and gave; real models, no ring."""
+"""An answer computed again has the receipts' hashes of all that the stages took and gave; no ring."""
 
-import hashlib
 import struct
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from msgspec.structs import replace
 
 from shard_runtime.activations import to_bytes
 from shard_runtime.messages import Sampling
+from shard_runtime.receipts import SegmentHashes
 from shard_runtime.recompute import answer, find_model, recompute
 from shard_runtime.recomputed import Pass, Progress, Recomputed, Rerun, StagePasses
 from shard_runtime.sampling import pick
@@ -39,17 +39,20 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ran(slices: list[Slice], count: int) -> tuple[tuple[int, ...], list[list[Pass]]]:
     """As a ring runs it, every token through all stages before the next; what each stage took and gave."""
     caches, passes = [piece.new_kv() for piece in slices], [list[Pass]() for _ in slices]
+    hashes = [SegmentHashes(SAMPLED if piece.is_exit else None) for piece in slices]
     ids, step, given = list(PROMPT), 0, torch.tensor(PROMPT)
     for _ in range(count):
         n = given.shape[0]
         taken = struct.pack(f"<{n}q", *given.tolist())
-        for piece, kv, told in zip(slices, caches, passes, strict=True):
+        for piece, kv, told, running in zip(slices, caches, passes, hashes, strict=True):
             given = piece.step(given, kv)
             gave = bytes(to_bytes(given)) if not piece.is_exit else b""
             if piece.is_exit:
                 token = pick(given, SAMPLED, step + n)
                 gave = struct.pack("<q", token)
-            told.append(Pass(step, n, hashlib.sha256(taken).hexdigest(), hashlib.sha256(gave).hexdigest()))
+            running.add(step, n, taken, gave)
+            now = running.segments()[-1]
+            told.append(Pass(step, n, now.segment, now.input_hash, now.output_hash))
             taken = gave
         step, given = step + n, torch.tensor([token])
         ids.append(token)
@@ -114,8 +117,8 @@ def test_a_model_is_found_by_its_weights_wherever_it_lies(llama: Path, tmp_path:
         ({"cuts": (0, 4, 4)}, "rerun_invalid"),
         ({"cuts": (1, 4)}, "rerun_invalid"),
         ({"cuts": (0, 9)}, "rerun_invalid"),
-        ({"first_step": 0}, "rerun_invalid"),
-        ({"first_step": len(PROMPT) + 1}, "rerun_invalid"),
+        ({"first_pass": 0}, "rerun_invalid"),
+        ({"first_pass": len(PROMPT) + 1}, "rerun_invalid"),
         ({"ids": (*PROMPT[:-1], 320)}, "rerun_invalid"),
         ({"max_context": 8}, "rerun_invalid"),
         ({"max_context": 2**40}, "rerun_invalid"),
