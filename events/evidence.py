@@ -12,6 +12,7 @@ import msgspec
 
 from events.breach import Breach, Signature
 from events.chain import ChainHash
+from events.kept_answer import KeptAnswer, in_order
 from events.kernel import Address, Hash, Ulid
 from events.probing import rhythm
 from events.slash import Reported
@@ -23,7 +24,6 @@ Reason = Literal[
     "evidence_malformed",
     "evidence_not_canonical",
     "evidence_of_another_case",
-    "evidence_kind_unsupported",
     "statement_forged",
     "statement_foreign",
     "vantage_points_missing",
@@ -35,6 +35,10 @@ Reason = Literal[
     "probes_outside_window",
     "receipt_forged",
     "receipts_agree",
+    "receipts_missing",
+    "input_differs",
+    "usage_forged",
+    "usage_agrees",
     "not_deterministic",
     "answered_me",
 ]
@@ -76,13 +80,16 @@ class SignedReceipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The case, and what proves it: statements for `no_show` and `stall`, two receipts for `equivocation`."""
+    """The case, and what proves it: statements for `no_show` and `stall`, two receipts for `equivocation`, an
+    answer for `wrong_output` and `meter_fraud`.
+    """
 
     version: int
     slash_id: Ulid
     case: dict[str, Any]
     statements: tuple[Statement, ...] = ()
     receipts: tuple[SignedReceipt, ...] = ()
+    answer: KeptAnswer | None = None
 
     @property
     def reported(self) -> Reported:
@@ -114,12 +121,13 @@ def assembled(
     case: Reported,
     statements: tuple[Statement, ...] = (),
     receipts: tuple[SignedReceipt, ...] = (),
+    answer: KeptAnswer | None = None,
 ) -> bytes:
-    """The one evidence of these statements or receipts, whatever the order in which they came."""
+    """The one evidence of these statements, receipts or answer, whatever the order in which they came."""
     by_attestor = sorted(statements, key=lambda statement: int(statement.attestor, 16))
     by_output = sorted(receipts, key=lambda receipt: receipt.output_hash)
     told = msgspec.to_builtins(case)
-    return canonical(Evidence(VERSION, slash_id, told, tuple(by_attestor), tuple(by_output)))
+    return canonical(Evidence(VERSION, slash_id, told, tuple(by_attestor), tuple(by_output), answer))
 
 
 def read(body: bytes) -> Evidence | Dissent:
@@ -131,8 +139,9 @@ def read(body: bytes) -> Evidence | Dissent:
         case = evidence.reported
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return Dissent("evidence_malformed")
-    again = assembled(evidence.slash_id, case, evidence.statements, evidence.receipts)
-    if evidence.version != VERSION or again != body:
+    again = assembled(evidence.slash_id, case, evidence.statements, evidence.receipts, evidence.answer)
+    ordered = evidence.answer is None or in_order(evidence.answer)
+    if evidence.version != VERSION or again != body or not ordered:
         return Dissent("evidence_not_canonical")
     return evidence
 

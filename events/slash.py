@@ -24,6 +24,7 @@ from events.claim import (
     taken_back,
 )
 from events.kernel import Address, Decider, Event, Hash, Ulid
+from events.seat import Seat
 from events.slash_refusals import (
     AccusedCannotVote,
     AlreadySaid,
@@ -37,6 +38,8 @@ from events.slash_refusals import (
     VotesClosed,
 )
 
+SEATED: tuple[Kind, ...] = ("wrong_output", "meter_fraud")
+"""Kinds whose case says what the accused had to compute."""
 VOTING_S = 3_600
 """So long after the probes' window votes count, on the chain too."""
 
@@ -66,6 +69,8 @@ class Reported(Event, frozen=True, tag="slash.reported.v1"):
     at_unix_ms: int
     deterministic: bool = False
     """The coalition's word that equal inputs give equal outputs, so that unequal receipts prove a lie."""
+    seat: Seat | None = None
+    """For kinds that are judged by receipts of one plan (`SEATED`)."""
 
     @property
     def votes_until_unix_s(self) -> int:
@@ -242,7 +247,8 @@ def _check_terms(case: Reported) -> None:
     attestors = {attestor.lower() for attestor in case.attestors}
     counts = (case.least_probes, case.longest_probe_window_s, case.chain_id, case.at_unix_ms)
     majority = len(attestors) < 2 * case.quorum <= 2 * len(attestors)
-    if len(attestors) != len(case.attestors) or not majority or min(counts) < 1:
+    seated = (case.seat is not None) == (case.kind in SEATED)
+    if len(attestors) != len(case.attestors) or not majority or min(counts) < 1 or not seated:
         raise SlashTermsInvalid
 
 

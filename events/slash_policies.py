@@ -10,6 +10,7 @@ from events.breach import KINDS, Kind
 from events.envelope import Recorded
 from events.ids import policy_command_id, slash_id_of
 from events.policies import Do
+from events.seat import Seat
 from events.view import View
 
 SILENT_AT_START_MS = 2_000
@@ -50,6 +51,7 @@ def case_of(
     kind: Kind,
     reporter: str,
     at_unix_ms: int,
+    in_plan: Seat | None = None,
 ) -> slash.Reported | None:
     """The case by the coalition's terms; None when nobody has said them, or the session is not a paid one."""
     terms, voucher = forming.openings.breach_terms, opened.voucher
@@ -73,6 +75,7 @@ def case_of(
         reporter=reporter,
         at_unix_ms=at_unix_ms,
         deterministic=terms.deterministic,
+        seat=in_plan,
     )
 
 

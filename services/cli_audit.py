@@ -1,12 +1,14 @@
 """The commands of an auditor: verify the log from its bytes, and where every wei went. Knows no rule."""
 
 import asyncio
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from services.cli_output import Json, print_json, show, table_of
+from services.cli_output import Json, Models, print_json, read_file, show, table_of
 
 audit_app = typer.Typer(help="What an auditor does, who trusts nobody.", no_args_is_help=True)
 
@@ -98,6 +100,57 @@ def money(
         print(f"wei_drift {report.wei_drift}")
     if not report.sound:
         raise typer.Exit(1)
+
+
+@audit_app.command("answer")
+def answer(
+    file: Annotated[Path, typer.Argument(help="A transcript, as computepool chat --transcript writes it.")],
+    models: Models = None,
+    json: Json = False,
+) -> None:
+    """Compute a paid answer again and say which node signed an output that its layers do not give.
+
+    Exit code 1: a node lied. Needs the model's weights; only deterministic pools promise equal bits.
+    """
+    from services.answer_audit import LIES
+
+    found = asyncio.run(_answer(file, models, json))
+    if any(one["found"] in LIES for one in found):
+        raise typer.Exit(1)
+
+
+async def _answer(file: Path, models: Sequence[Path] | None, json: bool) -> list[dict[str, Any]]:
+    import msgspec
+
+    from services.accusing import read_transcript
+    from services.answer_audit import findings, rerun_of
+    from services.recompute_display import shown_on
+    from services.stack.client import local_settings
+    from services.verifier.recomputing import recomputed
+
+    transcript = read_transcript(read_file(file))
+    directories = local_settings().model_dirs if models is None else models
+    with shown_on(sys.stderr) as told:
+        stages = await recomputed(rerun_of(transcript), directories, told)
+    found: list[dict[str, Any]] = msgspec.to_builtins(findings(transcript, stages))
+    if json:
+        print_json({"request_id": transcript.request_id, "attempt": transcript.attempt, "nodes": found})
+        return found
+    columns = ("node_id", "first_layer", "end_layer", "receipts", "found", "segment")
+    show(table_of(columns, [[one[name] for name in columns] for one in found]))
+    print(_verdict(found))
+    return found
+
+
+def _verdict(found: Sequence[dict[str, Any]]) -> str:
+    from services.answer_audit import LIES
+
+    liars = [f"{one['node_id']} ({one['found']})" for one in found if one["found"] in LIES]
+    if liars:
+        said = f"not what the layers give: {', '.join(liars)}"
+        return f"{said}. In a pool that is not deterministic other hardware may give other bits, too."
+    unlike = [one["node_id"] for one in found if one["found"] != "agrees"]
+    return f"nothing can be said of {', '.join(unlike)}" if unlike else "every receipt agrees"
 
 
 def _usdc(wei: str) -> str:

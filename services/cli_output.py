@@ -3,11 +3,17 @@
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+Models = Annotated[
+    list[Path] | None,
+    typer.Option(help="A directory of models to compute with; repeatable. Default: COMPUTEPOOL_MODEL_DIRS."),
+]
 
 
 class Failure(Exception):
@@ -17,6 +23,14 @@ class Failure(Exception):
         super().__init__(text)
         self.code = code
         self.remedy = remedy
+
+
+def read_file(path: Path) -> bytes:
+    """Raises Failure."""
+    try:
+        return path.read_bytes()
+    except OSError as missing:
+        raise Failure("file_missing", f"{path} can't be read: {missing.strerror}") from missing
 
 
 def show(renderable: Any) -> None:

@@ -2,12 +2,15 @@
 
 import asyncio
 import json as json_text
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from services.cli_output import Failure, Json, print_json, show, table_of
+from services.cli_output import Failure, Json, Models, print_json, read_file, show, table_of
 
 slash_app = typer.Typer(help="Breaches: evidence, votes, claims.", no_args_is_help=True)
 SlashId = Annotated[str, typer.Argument(help="A breach's id; see `computepool slash show`.")]
@@ -24,7 +27,16 @@ def register(app: typer.Typer) -> None:
 def report(
     session: Annotated[str, typer.Argument(help="The paid session that the node failed.")],
     node: Annotated[str, typer.Argument(help="The node's id.")],
-    kind: Annotated[str, typer.Option(help="no_show, stall or equivocation.")] = "stall",
+    kind: Annotated[
+        str, typer.Option(help="no_show, stall, equivocation, wrong_output or meter_fraud.")
+    ] = "stall",
+    transcript: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="The payer's transcript of the answer, as proof; two of the same request for equivocation. "
+            "What it proves becomes public: for wrong_output and meter_fraud, prompt and answer as token ids."
+        ),
+    ] = None,
     evidence: Annotated[
         Path | None, typer.Option(help="A file of canonical evidence; silences are probed by the attestors.")
     ] = None,
@@ -32,11 +44,12 @@ def report(
     token: Token = "",
 ) -> None:
     """Report a breach by the terms of the session's coalition; the same breach is reported once."""
-    made = asyncio.run(_report(session, node, kind, evidence, token))
+    made = asyncio.run(_report(session, node, kind, evidence, transcript or [], token))
     if json:
         print_json(made)
         return
-    print(f"breach {made['slash_id']}" + (f", evidence {made['evidence_hash']}" if evidence else ""))
+    proof = f", evidence {made['evidence_hash']}" if "evidence_hash" in made else ""
+    print(f"breach {made['slash_id']}{proof}")
 
 
 @slash_app.command("vote")
@@ -46,10 +59,11 @@ def vote(
     dissent: Annotated[
         str, typer.Option(help="Dissent for this reason, e.g. answered_me, whatever the evidence says.")
     ] = "",
+    models: Models = None,
     json: Json = False,
 ) -> None:
     """Judge the evidence from its bytes, sign what follows, and send it; an attestor's first word counts."""
-    cast = asyncio.run(_vote(slash_id, key, dissent))
+    cast = asyncio.run(_vote(slash_id, key, dissent, models))
     if json:
         print_json(cast)
         return
@@ -110,23 +124,44 @@ def _told(item: dict[str, Any]) -> str:
     return " ".join([*said, *([item["at"]["tx"]] if "at" in item else [])])
 
 
-async def _report(session: str, node: str, kind: str, evidence: Path | None, token: str) -> dict[str, Any]:
-    from services.cli_network import call
+async def _report(
+    session: str, node: str, kind: str, evidence: Path | None, files: Sequence[Path], token: str
+) -> dict[str, Any]:
+    import msgspec
 
-    body = {"session_id": session, "node_id": node, "kind": kind}
-    made = await call("POST", "/slashes", token, body=body)
-    if evidence is not None:
-        added = await _send(f"/slashes/{made['slash_id']}/evidence", _read(evidence))
-        made |= {"evidence_hash": added["evidence_hash"]}
+    from events.evidence import assembled
+    from events.slash import Reported
+    from services.accusing import proof_of, read_transcript
+    from services.cli_network import call
+    from services.stack.client import local_settings, operator_token
+
+    proof = proof_of(kind, node, [read_transcript(read_file(path)) for path in files]) if files else None
+    body: dict[str, Any] = {"session_id": session, "node_id": node, "kind": kind}
+    if proof is not None and proof.attempt is not None:
+        body |= {"attempt": proof.attempt}
+    async with AsyncExitStack() as stack:
+        token = token or await stack.enter_async_context(operator_token(local_settings()))
+        made = await call("POST", "/slashes", token, body=body)
+        sent = None if evidence is None else read_file(evidence)
+        if proof is not None:
+            shown = json_text.loads(await _fetched(f"/slashes/{made['slash_id']}"))
+            case = msgspec.convert(shown["report"], Reported)
+            sent = assembled(made["slash_id"], case, receipts=proof.receipts, answer=proof.answer)
+        if sent is not None:
+            added = await _send(f"/slashes/{made['slash_id']}/evidence", sent, token)
+            made |= {"evidence_hash": added["evidence_hash"]}
     return made
 
 
-async def _vote(slash_id: str, key_file: Path, dissent: str) -> dict[str, Any]:
+async def _vote(slash_id: str, key_file: Path, dissent: str, models: Sequence[Path] | None) -> dict[str, Any]:
     import msgspec
 
+    from events.breach import Breach
     from events.evidence import Dissent
     from events.slash import Reported
     from services.chain.wallets import key_of
+    from services.recompute_display import shown_on
+    from services.stack.client import local_settings
     from services.verifier.voting import judged, vote_on
 
     one = await _fetched(f"/slashes/{slash_id}")
@@ -135,13 +170,17 @@ async def _vote(slash_id: str, key_file: Path, dissent: str) -> dict[str, Any]:
     if evidence_hash is None:
         raise Failure("evidence_missing", f"{slash_id} has no evidence yet", "computepool slash show")
     case = msgspec.convert(shown["report"], Reported)
-    found = judged(await _fetched(f"/evidence/{evidence_hash}"), evidence_hash, slash_id, case)
     if dissent:
         try:
-            found = msgspec.convert({"reason": dissent}, Dissent)
+            found: Breach | Dissent = msgspec.convert({"reason": dissent}, Dissent)
         except msgspec.ValidationError as unknown:
             raise Failure("reason_unknown", f"{dissent!r} is no reason", "docs/slashing.md") from unknown
-    cast = vote_on(key_of(_read(key_file)), slash_id, case, evidence_hash, found)
+    else:
+        body = await _fetched(f"/evidence/{evidence_hash}")
+        directories = local_settings().model_dirs if models is None else models
+        with shown_on(sys.stderr) as told:
+            found = await judged(body, evidence_hash, slash_id, case, directories, told)
+    cast = vote_on(key_of(read_file(key_file)), slash_id, case, evidence_hash, found)
     answer = await _send(f"/slashes/{slash_id}/votes", msgspec.json.encode(cast))
     said = {"attestor": cast.attestor, "verdict": cast.verdict, "reason": cast.reason}
     return said | {"evidence_hash": evidence_hash, "stage": answer["stage"]}
@@ -170,24 +209,17 @@ async def _dispute(slash_id: str, directory: Path | None) -> dict[str, Any]:
     return {"slash_id": slash_id, "claim_id": shown["claim_id"], "transaction": sent}
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as missing:
-        raise Failure("file_missing", f"{path} can't be read: {missing.strerror}") from missing
-
-
 async def _fetched(path: str) -> bytes:
     return await _asked("GET", path, None)
 
 
-async def _send(path: str, body: bytes) -> dict[str, Any]:
-    answer: dict[str, Any] = json_text.loads(await _asked("POST", path, body))
+async def _send(path: str, body: bytes, token: str = "") -> dict[str, Any]:
+    answer: dict[str, Any] = json_text.loads(await _asked("POST", path, body, token))
     return answer
 
 
-async def _asked(method: str, path: str, body: bytes | None) -> bytes:
-    """Without a token and byte for byte: what is hashed and signed must not be spelled again."""
+async def _asked(method: str, path: str, body: bytes | None, token: str = "") -> bytes:
+    """Byte for byte: what is hashed and signed must not be spelled again."""
     import httpx
 
     from services.stack.client import local_settings
@@ -196,6 +228,7 @@ async def _asked(method: str, path: str, body: bytes | None) -> bytes:
     async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
         try:
             headers = {"content-type": "application/json"}
+            headers |= {"authorization": f"Bearer {token}"} if token else {}
             answer = await client.request(method, path, content=body, headers=headers)
         except httpx.TransportError as away:
             text = f"no gateway answers at {url}"

@@ -17,16 +17,22 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from events import slash
 from events import slash_refusals as refusals
-from events.breach import Breach, VoteCast
-from events.evidence import MAX_BYTES, Statement, assembled, canonical, flaw_of
+from events.breach import VoteCast
+from events.evidence import MAX_BYTES, Dissent, Statement, assembled, canonical, flaw_of
 from services.blobs import BlobMissing
 from services.gateway.auth import Caller, Here
-from services.gateway.breach_refusals import AttestationForged, EvidenceUnknown, EvidenceUnproven
+from services.gateway.breach_refusals import (
+    AttestationForged,
+    EvidenceNotTheReporters,
+    EvidenceUnknown,
+    EvidenceUnproven,
+)
 from services.gateway.refusals import InvalidRequest, LogUnavailableProblem, RemoteRefusal, RequestTooLarge
-from services.gateway.slashes import SlashId, known, known_slash_id, tell
+from services.gateway.slashes import SlashId, known, known_slash_id, reporter_of, tell
 from services.gateway.state import Gateway
 from services.verifier.attesting import signed_by, statement_typed, vote_typed
 from services.verifier.judge import judge_case
+from services.verifier.outputs import Open
 from shard_runtime.probes import ProbeAnswered, ProbeAsked, probe_subject
 
 log = structlog.get_logger("gateway")
@@ -92,14 +98,21 @@ async def statements(slash_id: SlashId, request: Request, here: Here, _: Caller)
 
 
 @router.post("/slashes/{slash_id}/evidence", summary="Evidence that proves itself", response_model=None)
-async def evidence(slash_id: SlashId, request: Request, here: Here, _: Caller) -> dict[str, Any]:
-    """The first evidence from which a breach follows is the one that is voted on."""
+async def evidence(slash_id: SlashId, request: Request, here: Here, who: Caller) -> dict[str, Any]:
+    """The first evidence from which a breach follows is the one that is voted on.
+
+    Of what only a recomputation can judge, the reporter's or an operator's: the accused could send its own
+    receipts with other tokens, from which nothing follows, before anybody else's.
+    """
     body = await request.body()
     if len(body) > MAX_BYTES:
         raise RequestTooLarge(f"Evidence has at most {MAX_BYTES} bytes.")
-    judged = judge_case(body, known_slash_id(slash_id), (await known(here, slash_id)).report)
-    if not isinstance(judged, Breach):
+    case = (await known(here, slash_id)).report
+    judged = judge_case(body, known_slash_id(slash_id), case)
+    if isinstance(judged, Dissent):
         raise EvidenceUnproven(judged.reason)
+    if isinstance(judged, Open) and not (who and (who.is_operator or reporter_of(who) == case.reporter)):
+        raise EvidenceNotTheReporters
     added = slash.EvidenceAdded(here.blobs.put(body), len(body))
     answer = await tell(here, known_slash_id(slash_id), slash.AddEvidence(added))
     return {"evidence_hash": added.evidence_hash, "position": answer.sequence}
@@ -136,7 +149,7 @@ async def _assemble(here: Gateway, slash_id: str) -> str | None:
         return None
     body = assembled(slash_id, state.report, tuple(said))
     judged = judge_case(body, slash_id, state.report)
-    if not isinstance(judged, Breach):
+    if isinstance(judged, Dissent):
         raise EvidenceUnproven(judged.reason)
     added = slash.EvidenceAdded(here.blobs.put(body), len(body))
     try:

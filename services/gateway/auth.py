@@ -1,8 +1,8 @@
 """Who asks: the bearer token of a request, turned into a principal; decides nothing about payments.
 
-What each route wants is one of four dependencies: `Caller` (anyone, but a wrong token is refused), `Buyer`
-(anyone, who may pay instead), `Payer` (an API key, a paid session's key or an operator), `Operator`. The
-matrix is docs/security.md, and a test walks it.
+What each route wants is one of five dependencies: `Caller` (anyone, but a wrong token is refused), `Buyer`
+(anyone, who may pay instead), `Payer` (an API key, a paid session's key or an operator), `Accuser` (one of
+the last two), `Operator`. The matrix is docs/security.md, and a test walks it.
 """
 
 from typing import Annotated
@@ -77,7 +77,14 @@ async def _operator(payer: Annotated[Principal, Depends(_payer)]) -> Principal:
     return payer
 
 
+async def _accuser(payer: Annotated[Principal, Depends(_payer)]) -> Principal:
+    if not payer.is_operator and payer.kind != "session":
+        raise OperatorOnly
+    return payer
+
+
 Caller = Annotated[Principal | None, Depends(_caller)]
 Buyer = Annotated[Principal | None, Depends(_buyer)]
 Payer = Annotated[Principal, Depends(_payer)]
+Accuser = Annotated[Principal, Depends(_accuser)]
 Operator = Annotated[Principal, Depends(_operator)]

@@ -24,6 +24,20 @@ class EvidenceUnknown(Problem):
     remedy = "Take the hash from GET /slashes/{slash_id}."
 
 
+class EvidenceNotTheReporters(Problem):
+    """What only a recomputation can judge is taken from whoever reported the breach, or an operator."""
+
+    code = "evidence_not_the_reporters"
+    remedy = "Send it with the token that reported: computepool slash report --transcript does both."
+
+
+class SeatUnknown(Problem):
+    """The node had no layers in a plan of this number, or the report names no `attempt`."""
+
+    code = "seat_unknown"
+    remedy = "Take node and attempt from the transcript of the answer."
+
+
 class BreachTermsUnknown(Problem):
     """Nobody has told the log who attests for this pool, or the session was not paid to its coalition."""
 

@@ -140,9 +140,11 @@ TABLE: dict[str, Answered] = {
     "event_invalid": Answered(400, False),
     # breaches
     "attestation_forged": Answered(403, False),
+    "evidence_not_the_reporters": Answered(403, False),
     "evidence_unproven": Answered(409, False),
     "evidence_unknown": Answered(404, False),
     "breach_terms_unknown": Answered(409, False),
+    "seat_unknown": Answered(409, False),
 }
 """The one table. A code that is not here may not leave the gateway (a test walks them all)."""
 

@@ -13,17 +13,21 @@ from events import node, pool, session, slash
 from events import slash_refusals as refusals
 from events.breach import Kind
 from events.ids import slash_id_of
+from events.seat import seat_of
 from events.slash_policies import case_of
 from services import control
-from services.gateway.auth import Caller, Here, Operator
-from services.gateway.breach_refusals import BreachTermsUnknown
+from services.credentials import Principal
+from services.gateway.auth import Accuser, Caller, Here
+from services.gateway.breach_refusals import BreachTermsUnknown, SeatUnknown
 from services.gateway.commands import command
 from services.gateway.idempotency import Answer, Attempt
 from services.gateway.paging import Fresh, Paging, Row, page_of
+from services.gateway.refusals import OperatorOnly
 from services.gateway.state import Gateway
 
 router = APIRouter(tags=["Breaches"])
 SlashId = Annotated[str, Path(description="follows from session, operator and kind")]
+BY_RECEIPTS: tuple[Kind, ...] = ("wrong_output", "meter_fraud", "equivocation")
 Told = slash.Report | slash.AddProbes | slash.AddEvidence | slash.CastVote
 
 
@@ -35,6 +39,8 @@ class ReportBreach(BaseModel):
     session_id: str = Field(pattern=r"^[0-7][0-9a-hjkmnp-tv-z]{25}$")
     node_id: str = Field(pattern=r"^[0-7][0-9a-hjkmnp-tv-z]{25}$")
     kind: Kind
+    attempt: int | None = Field(None, ge=0, lt=2**31)
+    """Of `wrong_output` and `meter_fraud`: the number of the plan by which the node computed."""
 
 
 @router.get("/slashes", summary="Breaches, newest first", dependencies=[Fresh])
@@ -68,9 +74,14 @@ async def one_slash(slash_id: SlashId, here: Here, _: Caller) -> dict[str, Any]:
 
 
 @router.post("/slashes", status_code=201, summary="Report a breach", response_model=None)
-async def report(body: ReportBreach, request: Request, here: Here, who: Operator) -> Response:
+async def report(body: ReportBreach, request: Request, here: Here, who: Accuser) -> Response:
+    """An operator reports anything; a paid session's key, what receipts of this session prove."""
+    own = who.kind == "session" and who.id == body.session_id and body.kind in BY_RECEIPTS
+    if not who.is_operator and not own:
+        raise OperatorOnly
+
     async def act(attempt: Attempt) -> Answer:
-        case = await _case(here, body, f"operator:{who.id}", attempt.at_unix_ms)
+        case = await _case(here, body, reporter_of(who), attempt.at_unix_ms)
         slash_id = slash_id_of(case.session_id, case.operator, case.kind)
         told = slash.Report(case)
         answer = await command(here, control.TellSlash(slash_id, told), attempt.command_id)
@@ -80,7 +91,7 @@ async def report(body: ReportBreach, request: Request, here: Here, who: Operator
 
 
 async def _case(here: Gateway, body: ReportBreach, reporter: str, at_unix_ms: int) -> slash.Reported:
-    """Raises SessionUnknown, NodeUnknown, BreachTermsUnknown."""
+    """Raises SessionUnknown, NodeUnknown, BreachTermsUnknown, SeatUnknown."""
     known = await here.events.history("session", body.session_id)
     opened = session.session.fold(item.event for item in known.recorded)
     if not isinstance(opened, session.OpenSession | session.Closed):
@@ -93,11 +104,21 @@ async def _case(here: Gateway, body: ReportBreach, reporter: str, at_unix_ms: in
     forming = pool.pool.fold(item.event for item in known.recorded)
     if not isinstance(forming, pool.Forming):
         raise BreachTermsUnknown
-    registered = seat.registration
-    case = case_of(forming, registered, body.session_id, opened, body.kind, reporter, at_unix_ms)
+    registered, in_plan = seat.registration, None
+    if body.kind in slash.SEATED:
+        history = (item.event for item in known.recorded)
+        in_plan = None if body.attempt is None else seat_of(history, body.node_id, body.attempt)
+        if in_plan is None:
+            raise SeatUnknown
+    case = case_of(forming, registered, body.session_id, opened, body.kind, reporter, at_unix_ms, in_plan)
     if case is None:
         raise BreachTermsUnknown
     return case
+
+
+def reporter_of(who: Principal) -> str:
+    """How `slash.reported` spells whoever reported."""
+    return f"{who.kind}:{who.id}"
 
 
 async def known(here: Gateway, slash_id: str) -> slash.Slash:

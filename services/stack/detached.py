@@ -27,7 +27,8 @@ async def serve_model(stack: Stack, nodes: int, model: str, pool: str, price_wei
     labels = [f"local-{number + 1}" for number in range(nodes)]
     async with operator_token(stack.settings) as token:
         stack.supervisor.say("starting", f"{nodes} nodes")
-        await stack.add_nodes(labels, token, (*stack.settings.model_dirs, directory.parent))
+        model_dirs = (*stack.settings.model_dirs, directory.parent)
+        await stack.add_nodes(labels, token, model_dirs)
         stack.supervisor.say("starting", f"pool {pool}: loading {directory.name}")
         directories = [stack.settings.state_dir / "nodes" / label for label in labels]
 
@@ -47,7 +48,7 @@ async def serve_model(stack: Stack, nodes: int, model: str, pool: str, price_wei
             await open_coalition(stack.settings, token, formed["pool_id"], directories, say=say)
             if stack.chain_is_local:
                 stack.supervisor.say("starting", f"{stack.settings.verifiers} attestors")
-                await stack.add_verifiers()
+                await stack.add_verifiers(model_dirs)
 
 
 async def hold(settings: Settings, nodes: int, model: str, pool: str, price_wei_per_s: str) -> None:

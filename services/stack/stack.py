@@ -84,12 +84,13 @@ class Stack:
             await start_node(self.supervisor, self.settings.state_dir / "nodes" / label)
         return joined
 
-    async def add_verifiers(self) -> None:
+    async def add_verifiers(self, model_dirs: Sequence[Path] = ()) -> None:
         """The attestors that the local chain's coalitions name, a process each. Raises NotReady."""
+        models = [word for path in model_dirs for word in ("--models", str(path))]
         async with asyncio.TaskGroup() as parts:
             for number in range(1, self.settings.verifiers + 1):
                 key, gateway = verifier_key(self.settings, number), self.settings.public_url
-                words = ("-m", "services.verifier", "--key", str(key), "--gateway", gateway)
+                words = ("-m", "services.verifier", "--key", str(key), "--gateway", gateway, *models)
                 ready = log_line('"event": ?"ready"')
                 environment = {**plain_environment(), **role_environment(self.settings)}
                 spec = Process(f"verifier-{number}", (sys.executable, *words), ready, environment)

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -26,14 +27,14 @@ async def _sleep_until_ms(moment_ms: int) -> None:
     await asyncio.sleep(max(0, moment_ms - _now_ms()) / 1000)
 
 
-async def run(key_file: Path, gateway: str) -> None:
+async def run(key_file: Path, gateway: str, models: Sequence[Path]) -> None:
     """Until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    key = kept_at(key_file)
+    key, clock = kept_at(key_file), Clock(_now_ms, _sleep_until_ms)
     async with httpx.AsyncClient(base_url=gateway, timeout=10, trust_env=False) as rest:
-        working = asyncio.create_task(Verifier(key, rest, Clock(_now_ms, _sleep_until_ms)).run())
+        working = asyncio.create_task(Verifier(key, rest, clock, models).run())
         waiting = asyncio.create_task(stop.wait())
         log.info("ready", attestor=key.address, gateway=gateway)
         await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -50,9 +51,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m services.verifier", description=__doc__)
     parser.add_argument("--key", type=Path, required=True, help="the attestor's key, hex; made when missing")
     parser.add_argument("--gateway", default=settings.public_url, help="default: %(default)s")
+    parser.add_argument(
+        "--models", type=Path, action="append", metavar="DIR", help="a directory of models, to compute"
+        " answers again; repeatable; default: COMPUTEPOOL_MODEL_DIRS. Without a model an attestor abstains",
+    )  # fmt: skip
     arguments = parser.parse_args()
     configure(settings.log_level)
-    asyncio.run(run(arguments.key, arguments.gateway))
+    asyncio.run(run(arguments.key, arguments.gateway, arguments.models or settings.model_dirs))
 
 
 if __name__ == "__main__":

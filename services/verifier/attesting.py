@@ -46,6 +46,10 @@ def statement_typed(case: Reported, statement: Statement) -> dict[str, Any]:
 
 
 def receipt_typed(case: Reported, receipt: SignedReceipt) -> dict[str, Any]:
+    return receipt_typed_in(case.chain_id, case.coalition, receipt)
+
+
+def receipt_typed_in(chain_id: int, coalition: str, receipt: SignedReceipt) -> dict[str, Any]:
     message = {
         "epoch": receipt.epoch,
         "session": receipt.session,
@@ -56,7 +60,7 @@ def receipt_typed(case: Reported, receipt: SignedReceipt) -> dict[str, Any]:
         "outputHash": receipt.output_hash,
     }
     kinds = ("uint256", "address", "bytes32", "uint32", "uint32", "bytes32", "bytes32")
-    return _typed(case, "Receipt", kinds, message)
+    return typed_data(_domain(chain_id, coalition), "Receipt", kinds, message)
 
 
 def vote_typed(case: Reported, slash_id: str, vote: VoteCast) -> dict[str, Any]:
@@ -78,5 +82,8 @@ def signed_by(address: str, typed: dict[str, Any], signature: str) -> bool:
 
 
 def _typed(case: Reported, primary: str, kinds: tuple[str, ...], message: dict[str, Any]) -> dict[str, Any]:
-    domain = contract_domain("ComputePool Coalition", "1", case.chain_id, case.coalition)
-    return typed_data(domain, primary, kinds, message)
+    return typed_data(_domain(case.chain_id, case.coalition), primary, kinds, message)
+
+
+def _domain(chain_id: int, coalition: str) -> dict[str, Any]:
+    return contract_domain("ComputePool Coalition", "1", chain_id, coalition)

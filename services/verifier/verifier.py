@@ -5,6 +5,8 @@ already stands in the log.
 """
 
 import asyncio
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,6 +22,7 @@ from services.typed_data import sign_typed
 from services.verifier.answers import is_answer_of
 from services.verifier.attesting import statement_typed
 from services.verifier.probing import Clock, Found, probe
+from services.verifier.recomputing import NotRecomputed
 from services.verifier.voting import UNSIGNED, judged, vote_on
 from shard_runtime.probes import ProbeAsked
 
@@ -44,10 +47,12 @@ class SaidNo(Exception):
 
 
 class Verifier:
-    """`rest` speaks to the gateway; `clock` is the attestor's own."""
+    """`rest` speaks to the gateway; `clock` is the attestor's own; `models`: directories of models."""
 
-    def __init__(self, key: LocalAccount, rest: httpx.AsyncClient, clock: Clock) -> None:
-        self._key, self._rest, self._clock = key, rest, clock
+    def __init__(
+        self, key: LocalAccount, rest: httpx.AsyncClient, clock: Clock, models: Sequence[Path] = ()
+    ) -> None:
+        self._key, self._rest, self._clock, self._models = key, rest, clock, models
         self._attending: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -140,7 +145,14 @@ class Verifier:
     async def _vote(
         self, slash_id: str, case: Reported, evidence_hash: str, own: tuple[Probe, ...] | Found
     ) -> None:
-        found = judged(await self._body_of(evidence_hash), evidence_hash, slash_id, case)
+        body = await self._body_of(evidence_hash)
+        try:
+            left_s = case.votes_until_unix_s - self._clock.now_ms() / 1000
+            async with asyncio.timeout(max(0.0, left_s)):
+                found = await judged(body, evidence_hash, slash_id, case, self._models)
+        except (NotRecomputed, TimeoutError) as failed:
+            log.warning("abstained", slash_id=slash_id, kind=case.kind, why=str(failed) or "votes_closed")
+            return
         if own == "answered" and found != Dissent("evidence_altered"):
             found = Dissent("answered_me")
         vote = vote_on(self._key, slash_id, case, evidence_hash, found)

@@ -1,5 +1,8 @@
 """An attestor's vote on an evidence, signed; knows no network."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from eth_account.signers.local import LocalAccount
 from msgspec.structs import replace
 
@@ -9,15 +12,37 @@ from events.slash import Reported
 from services.typed_data import sign_typed
 from services.verifier.attesting import vote_typed
 from services.verifier.judge import judge_case
+from services.verifier.outputs import Open
+from services.verifier.recomputing import NotRecomputed, Told, recomputed
 
 UNSIGNED = "0" * 130
+IMPOSSIBLE = "rerun_invalid"
+"""No answer of this model has such tokens, so nobody can have signed for it."""
 
 
-def judged(body: bytes, evidence_hash: str, slash_id: str, case: Reported) -> Breach | Dissent:
-    """What follows from the bytes that were handed out under this hash."""
+async def judged(
+    body: bytes,
+    evidence_hash: str,
+    slash_id: str,
+    case: Reported,
+    models: Sequence[Path] = (),
+    told: Told = lambda progress: None,
+) -> Breach | Dissent:
+    """What follows from the bytes that were handed out under this hash, computed again where it must be.
+
+    `models`: directories of models. Raises NotRecomputed: then there is nothing to vote.
+    """
     if hash_of(body) != evidence_hash:
         return Dissent("evidence_altered")
-    return judge_case(body, slash_id, case)
+    found = judge_case(body, slash_id, case)
+    if not isinstance(found, Open):
+        return found
+    try:
+        return found.concluded(await recomputed(found.rerun, models, told))
+    except NotRecomputed as failed:
+        if failed.reason == IMPOSSIBLE:
+            return Dissent("input_differs")
+        raise
 
 
 def vote_on(

@@ -42,6 +42,7 @@ from shard_runtime.signing import ReceiptKey
 from tests.aggregates import cause, ulid
 from tests.attesting import KEYS, case, evidence, receipt, silent, statement, vote
 from tests.contract.gateway_house import House, Peer, Service, house, until
+from tests.kept_answers import accused, answered, kept
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 WINDOW_S = 9
@@ -175,6 +176,7 @@ async def test_the_accused_and_strangers_have_no_say(world: World) -> None:
     slash_id = await world.report(of)
     body = evidence(of, *KEYS[:3], slash_id=slash_id)
     judged = judge(body)
+    assert isinstance(judged, Breach)
     assert (await world.post(f"/slashes/{slash_id}/evidence", body))[0] == 200
     own = vote(payout, of, judged, hash_of(body), slash_id)
     assert await world.cast(slash_id, own) == "accused_cannot_vote"
@@ -185,6 +187,22 @@ async def test_the_accused_and_strangers_have_no_say(world: World) -> None:
     shown = await world.shown(slash_id)
     assert (shown["stage"], shown["quorum"]) == ("rejected", None)
     assert await world.cast(slash_id, vote(KEYS[2], of, judged, hash_of(body), slash_id)) == "votes_closed"
+
+
+async def test_what_only_a_model_can_judge_is_taken_from_the_reporter_or_an_operator(world: World) -> None:
+    told = answered(lies=(77, None))
+    of = accused(0, session_id=ulid(7900), reporter="session:somebody", at_unix_ms=now_ms())
+    slash_id = await world.report(of)
+    path, body = f"/slashes/{slash_id}/evidence", assembled(slash_id, of, answer=kept(told, 0))
+    status, refused = await world.post(path, body)
+    assert (status, refused["code"]) == (403, "evidence_not_the_reporters")
+    altered = assembled(slash_id, of, answer=kept(told, 0, chain_epoch=9))
+    status, refused = await world.post(path, altered)
+    assert (status, refused["code"]) == (409, "evidence_unproven")
+    async with world.built.client(world.built.operator_token) as client:
+        headers = {"content-type": "application/json"}
+        assert (await client.post(path, content=body, headers=headers)).status_code == 200
+    assert (await world.shown(slash_id))["stage"] == "proven"
 
 
 async def test_evidence_that_proves_nothing_is_not_taken(world: World) -> None:

@@ -16,6 +16,7 @@ from events.breach import Breach
 from events.evidence import Dissent, assembled, hash_of
 from events.probing import rhythm
 from services.verifier.judge import judge
+from services.verifier.outputs import Open
 from services.verifier.probing import Clock, probe
 from tests.aggregates import request_started, ulid
 from tests.attesting import KEYS, SLASH, case, statement, vote
@@ -81,6 +82,7 @@ def verdict(
     statements = [item for item in found if not isinstance(item, str)]
     body = assembled(SLASH, of, tuple(statements))  # type: ignore[arg-type]
     judged, added = judge(body), slash.EvidenceAdded(hash_of(body), len(body))
+    assert not isinstance(judged, Open)
     state = slash.slash.fold((of, added))
     for key, own in zip(KEYS, found, strict=True):
         mine = Dissent("answered_me") if own == "answered" else judged
