@@ -147,6 +147,13 @@ class Openings:
             return None
         return next((one.gda_pool for one in reversed(self.told) if one.epoch == epoch), None)
 
+    def chain_epoch_of(self, epoch: int) -> int | None:
+        """Whose seats answer for what the ring of this plan signs: the one opened for it, else the last."""
+        if not self.told:
+            return None
+        own = next((one for one in reversed(self.told) if one.epoch == epoch), self.told[-1])
+        return own.chain_epoch
+
     def epoch_of(self, gda_pool: str) -> int | None:
         """The first plan that it paid: a later one with the same seats changes nothing on the chain."""
         paying = gda_pool.lower()

@@ -44,7 +44,7 @@ from services.gateway.state import Gateway, now_ms
 from services.gateway.transcripts import terms_of
 from services.handle import Handled, handle
 from services.log import LogUnavailable
-from services.receipts.check import About, Checked, checked
+from services.receipts.check import About, Checked, checked, owed
 from shard_runtime import messages, sealing
 from shard_runtime.receipts import Terms
 
@@ -297,7 +297,8 @@ class Relay:
             return None
         route = self.route
         about = About(self.terms, self.session_id, self.request_id, route.epoch, route.members)
-        told = (about, tokens.receipts, tokens.usage, tokens.completion_tokens)
+        due = owed(tokens.finish_reason or "error", tokens.completion_tokens)
+        told = (about, tokens.receipts, tokens.usage, due)
         signed = await asyncio.to_thread(checked, *told)
         for outcome, nodes in (("kept", signed.receipts), ("missing", signed.missing)):
             self.here.metrics.receipts.labels(route.name, outcome).inc(len(nodes))

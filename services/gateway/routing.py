@@ -19,7 +19,7 @@ class Route:
     """One epoch of one pool. `members` in ring order, the entry first; `seal_key` is the entry's.
 
     `coalition` and the epoch's `gda_pool` are what a session of a priced pool pays; None: nobody can pay yet.
-    `chain_epoch` is the contract's own count of what is paid now: its seats answer for their receipts.
+    `chain_epoch` is the contract's own count: its seats answer for what the members sign.
     `over`: the coalition has ended its epoch, so that not even an open session can pay for another request.
     """
 
@@ -77,7 +77,6 @@ class Routing:
         if serving is None:
             raise PoolUnavailable(f"{terms.name} has been proposed but does not serve yet.")
         nodes = [await self._registration(shard.node_id) for shard in serving.shards]
-        told = state.openings.told
         return Route(
             pool_id,
             terms.name,
@@ -96,7 +95,7 @@ class Routing:
             ),
             nodes[0].seal_key,
             state.openings.coalition,
-            told[-1].chain_epoch if told else None,
+            state.openings.chain_epoch_of(serving.epoch),
             state.openings.gda_pool_of(serving.epoch),
             state.openings.over,
         )

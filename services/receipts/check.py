@@ -12,7 +12,7 @@ from eth_keys.exceptions import BadSignature
 from eth_utils.exceptions import ValidationError
 
 from services.verifier.attesting import HALF_ORDER
-from shard_runtime.messages import PlanMember
+from shard_runtime.messages import FinishReason, PlanMember
 from shard_runtime.receipts import (
     NodeReceipts,
     SegmentReceipt,
@@ -44,9 +44,12 @@ class Checked:
     missing: tuple[str, ...]
 
 
-def checked(
-    about: About, said: Iterable[NodeReceipts], usage: Usage | None, completion_tokens: int
-) -> Checked:
+def owed(finish_reason: FinishReason, completion_tokens: int) -> int:
+    """For how many tokens receipts are due: when a ring breaks, its entry waits for nobody's."""
+    return 0 if finish_reason == "error" else completion_tokens
+
+
+def checked(about: About, said: Iterable[NodeReceipts], usage: Usage | None, due: int) -> Checked:
     """A node's receipts hold together or not at all, so that none of them can be quietly spoilt.
 
     The entry's account of usage holds when it names the entry's own receipts as they are here.
@@ -58,7 +61,7 @@ def checked(
     own = next((one for one in kept if one.node_id == entry.node_id), None)
     if usage is not None and not _usage_holds(about, entry, own, usage):
         usage = None
-    computed = completion_tokens - (0 if usage is None else usage.resumed_tokens)
+    computed = due - (0 if usage is None else usage.resumed_tokens)
     present = {one.node_id for one in kept}
     missing = tuple(
         member.node_id

@@ -15,7 +15,7 @@ from events.envelope import Recorded
 from events.view import View
 from services.log import EventLog
 from services.receipts import store
-from services.receipts.check import About, Checked, checked
+from services.receipts.check import About, Checked, checked, owed
 from shard_runtime.messages import GenerationEnded, PlanMember
 from shard_runtime.receipts import Terms
 
@@ -66,9 +66,8 @@ async def take(client: Client, events: EventLog, view: View, report: GenerationE
 
 def best_of(abouts: list[About], report: GenerationEnded) -> tuple[About, Checked]:
     """By the terms under which most nodes' receipts hold; of equals the first."""
-    every = [
-        (about, checked(about, report.receipts, report.usage, report.completion_tokens)) for about in abouts
-    ]
+    due = owed(report.finish_reason, report.completion_tokens)
+    every = [(about, checked(about, report.receipts, report.usage, due)) for about in abouts]
     return max(every, key=lambda pair: (len(pair[1].receipts), pair[1].usage is not None))
 
 

@@ -198,6 +198,8 @@ def test_a_priced_pool_learns_once_what_pays_the_operators_of_a_plan() -> None:
     assert state.openings.coalition == OPENED.coalition
     paid = [state.openings.gda_pool_of(epoch) for epoch in (1, 2, 3)]
     assert paid == [OPENED.gda_pool, later.gda_pool, None]
+    assert [state.openings.chain_epoch_of(epoch) for epoch in (1, 2, 3)] == [1, 2, 2]
+    assert coalition.Openings().chain_epoch_of(1) is None
 
 
 ENDED = pool.CoalitionEnded(OPENED.coalition, 1, ref(8))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from services.receipts.check import About, checked
+from services.receipts.check import About, checked, owed
 from shard_runtime.messages import PlanMember
 from shard_runtime.receipts import NodeReceipts, SegmentReceipt, Terms, sign_usage
 from shard_runtime.signing import ReceiptKey
@@ -113,5 +113,11 @@ def test_strangers_are_left_out_and_who_computed_nothing_is_not_missing() -> Non
     receipts, usage = signed()
     stranger = NodeReceipts(ulid(9), receipts[0].receipts)
     assert checked(ABOUT, (stranger, *receipts), usage, TOKENS).receipts == receipts
-    assert checked(ABOUT, (stranger,), None, 0).missing == ()
-    assert checked(ABOUT, (stranger,), None, 1).missing == tuple(NODES)
+    assert checked(ABOUT, (stranger,), None, owed("cancelled", 0)).missing == ()
+    assert checked(ABOUT, (stranger,), None, owed("cancelled", 1)).missing == tuple(NODES)
+
+
+def test_of_a_ring_that_broke_nobody_s_receipts_are_due() -> None:
+    receipts, usage = signed()
+    found = checked(ABOUT, receipts[:1], usage, owed("error", TOKENS))
+    assert (found.receipts, found.usage, found.missing) == (receipts[:1], usage, ())
