@@ -295,10 +295,11 @@ async def ring(
     worker_options: dict[str, Any] | None = None,
     home: Path | None = None,
     gated: bool = False,
+    lies: dict[int, str] | None = None,
 ) -> AsyncIterator[Ring]:
     """nats-server, `n` mesh nodes and `n` workers; everything is stopped afterwards.
 
-    `gated`: with a gate between each worker and its mesh node, for trouble on purpose.
+    `gated`: a gate between each worker and its mesh node, for trouble on purpose. `lies`: by worker number.
     """
     async with contextlib.AsyncExitStack() as stack:
         if home is None:
@@ -315,6 +316,8 @@ async def ring(
             make_worker(home / f"worker{number}", node, url, access, worker_options or {})
             for number, node in enumerate(nodes[:n])
         ]
+        for number, lie in (lies or {}).items():
+            workers[number].lie = lie
         for worker, before in zip(workers, gates, strict=False):
             worker.config["axl_url"] = before.url
         conf = access.write(port=port)

@@ -22,7 +22,7 @@ from tests.mesh_nodes import MeshNode
 
 @dataclass
 class WorkerProcess:
-    """One `python -m shard_runtime.worker` and the mesh node it talks to."""
+    """One worker process (`python -m shard_runtime.worker`) and the mesh node it talks to."""
 
     node_id: str
     mesh_node: MeshNode
@@ -31,6 +31,8 @@ class WorkerProcess:
     receipt_key: ReceiptKey
     config: dict[str, Any]
     process: asyncio.subprocess.Process | None = None
+    lie: str = ""
+    """Which one it is to tell (`tests.lying_worker`); an honest worker tells none."""
 
     @property
     def seal_public(self) -> str:
@@ -44,9 +46,10 @@ class WorkerProcess:
     async def start(self) -> None:
         config = self.home / "worker.json"
         config.write_text(json.dumps(self.config))
+        program = ["tests.lying_worker", self.lie] if self.lie else ["shard_runtime.worker"]
         with (self.home / "worker.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "shard_runtime.worker", "--config", str(config),
+                sys.executable, "-m", *program, "--config", str(config),
                 stdout=log, stderr=log, start_new_session=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""},
             )  # fmt: skip

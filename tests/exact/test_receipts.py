@@ -204,3 +204,24 @@ async def test_a_request_that_moved_has_receipts_of_its_new_ring(shards: Ring, l
     said = [(one.segment, one.steps, one.input_hash) for one in outcome.receipts[0].receipts]
     assert said == [(one.segment, one.steps, one.input_hash) for one in entry.segments()]
     await cast.drained(1, (0, 1))
+
+
+@pytest.mark.long
+async def test_the_node_that_lied_is_the_only_one_with_true_inputs_and_other_outputs(llama: Path) -> None:
+    """Between honest neighbours, in the second segment; and the entry accounts for tokens nobody made."""
+    async with ring(3, lies={0: "usage:7", 1: "output:45"}) as liars:
+        pool_id = await liars.load(llama, CUTS[3])
+        outcome = await liars.generate(pool_id, PROMPT, max_tokens=TOKENS, sampling=SAMPLED, terms=TERMS)
+    slices = load_cut(llama, [0, *CUTS[3]], "float32")
+    true = [one.segments() for one in again(slices, PROMPT, outcome.ids, SAMPLED)]
+    said = [unsigned(one) for one in outcome.receipts]
+    found = [
+        [(there.input_hash == one.input_hash, there.output_hash == one.output_hash)
+         for there, one in zip(honest, node, strict=True)]
+        for honest, node in zip(true, said, strict=True)
+    ]  # fmt: skip
+    agrees, lied, misled = (True, True), (True, False), (False, True)  # it picked the told tokens
+    assert found == [[agrees] * 3, [agrees, lied, lied], [agrees, misled, misled]]
+    assert outcome.usage is not None
+    steps = sum(receipt.steps for receipt in outcome.receipts[0].receipts)
+    assert (outcome.usage.completion_tokens, steps) == (TOKENS + 7, TOKENS)
