@@ -36,6 +36,7 @@ async def form_pool(
     dtype: str = "float32",
     kv_slots: int = 4,
     price_wei_per_s: str = "0",
+    deterministic: bool = False,
     within_s: float = 180.0,
     say: Say = lambda _: None,
 ) -> dict[str, Any]:
@@ -60,6 +61,7 @@ async def form_pool(
             "dtype": dtype,
             "kv_slots": kv_slots,
             "price_wei_per_s": price_wei_per_s,
+            "deterministic": deterministic,
         }
         proposed = checked(await rest.post("/pools", json=body))
         pool_id = str(proposed["pool_id"])

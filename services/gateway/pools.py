@@ -44,6 +44,9 @@ class Propose(BaseModel):
     price_wei_per_s: str = Field(
         "0", pattern=r"^(0|[1-9][0-9]{0,77})$", description='of a request; a multiple of 10^12; "0": free'
     )
+    deterministic: bool = Field(
+        False, description="its operators and attestors promise equal bits, and are held to them"
+    )
 
 
 class Accept(BaseModel):
@@ -100,6 +103,7 @@ def _proposed(body: Propose, model_dirs: tuple[Any, ...]) -> pool.Proposed:
         context_length=context_length,
         kv_slots=body.kv_slots,
         price_wei_per_s=body.price_wei_per_s,
+        deterministic=body.deterministic,
     )
 
 

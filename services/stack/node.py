@@ -29,14 +29,17 @@ class NodeEnded(Exception):
     code = "node_ended"
 
 
-async def start_node(supervisor: Supervisor, directory: Path) -> Running:
+WORKER = ("-m", "shard_runtime.worker")
+
+
+async def start_node(supervisor: Supervisor, directory: Path, program: tuple[str, ...] = WORKER) -> Running:
     """From `mesh.json`, `worker.json` and the keys; the worker. Raises NotReady, ProgramMissing."""
     mesh, worker = f"mesh-{directory.name}", f"worker-{directory.name}"
     config = str(directory.resolve() / MESH_CONFIG_FILE)
     node = Process(mesh, (str(axl_node()), "-config", config), json_line("api"), worker_environment())
     supervisor.note_address(mesh, str((await supervisor.start(node)).learned["api"]))
     config = str(directory.resolve() / WORKER_CONFIG_FILE)
-    argv = (sys.executable, "-m", "shard_runtime.worker", "--config", config)
+    argv = (sys.executable, *program, "--config", config)
     return await supervisor.start(
         Process(worker, argv, log_line(WORKER_READY), worker_environment(), ready_within_s=90)
     )

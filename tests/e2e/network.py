@@ -31,13 +31,14 @@ from services.node_keys import NodeKeys
 from services.settings import Settings
 from services.stack import postgres
 from services.stack.identity import lives
-from services.stack.node import ROOT, start_node
+from services.stack.node import ROOT, WORKER, start_node
 from services.stack.stack import Stack, stack_of
 from shard_runtime.messages import Alive, alive_subject
 
 MODEL = ROOT / "tests" / "models" / "tales"
 POOL = "tales"
 LABELS = ("north", "south")
+LIAR = ("-m", "tests.lying_worker")
 WITHIN_S = 60.0
 
 _alive = msgspec.json.Decoder(Alive)
@@ -196,11 +197,13 @@ async def network(
     stock_reorder_ms: int | None = None,
     spares: tuple[str, ...] = (),
     price_wei_per_s: int = 0,
+    deterministic: bool = False,
+    lies: dict[str, str] | None = None,
     **settings_changed: Any,
 ) -> AsyncIterator[Network]:
     """Two nodes that serve `tales` as one pool, and `spares` that do nothing; all of it stops at the end.
 
-    With a price its coalition is opened, so that it can be paid.
+    With a price its coalition is opened, so that it can be paid. `lies`: by label, see tests.lying_worker.
     `stock_reorder_ms`: over stock mesh nodes whose messages overtake each other within so long; None: ours.
     """
     settings = Settings().model_copy(
@@ -221,9 +224,19 @@ async def network(
         for node in [*nodes, *(nodes[0].parent / label for label in spares)]:
             if stock_reorder_ms is not None:
                 _as_stock(node, stock_reorder_ms)
-            await start_node(stack.supervisor, node)
+            lie = (lies or {}).get(node.name)
+            await start_node(stack.supervisor, node, WORKER if lie is None else (*LIAR, lie))
         url, price = stack.settings.public_url, str(price_wei_per_s)
-        pool = await form_pool(url, operator, nodes, MODEL, name=POOL, price_wei_per_s=price, say=say)
+        pool = await form_pool(
+            url,
+            operator,
+            nodes,
+            MODEL,
+            name=POOL,
+            price_wei_per_s=price,
+            deterministic=deterministic,
+            say=say,
+        )
         if price_wei_per_s:
             pool = await open_coalition(stack.settings, operator, pool["pool_id"], nodes)
         yield Network(stack, operator, await stack.new_token("api_key", "test client"), pool)
