@@ -9,11 +9,11 @@ from typing import Literal
 import msgspec
 
 from events.kept_answer import KeptReceipt
-from services.accusing import TranscriptInvalid, check_whole, first_pass, signed_receipt
+from services.accusing import TranscriptInvalid, check_whole, first_pass
 from services.verifier.answers import said_by
-from services.verifier.attesting import receipt_typed_in, signed_by
+from services.verifier.attesting import digest_signed_by
 from services.verifier.outputs import compared
-from shard_runtime.receipts import SegmentReceipt, usage_statement
+from shard_runtime.receipts import SegmentReceipt, receipt_digest, usage_statement
 from shard_runtime.recomputed import Rerun, StagePasses
 from shard_runtime.transcripts import Member, Transcript
 
@@ -75,8 +75,8 @@ def _finding(transcript: Transcript, member: Member, stage: StagePasses) -> Find
         return found("silent")
     terms = transcript.terms
     for one in signed:
-        typed = receipt_typed_in(terms.chain_id, terms.coalition, signed_receipt(transcript, one))
-        if not signed_by(member.receipt_key, typed, one.signature):
+        digest = receipt_digest(terms, transcript.request_id, transcript.attempt, one)
+        if not digest_signed_by(member.receipt_key, digest, one.signature):
             return found("forged", one.segment)
     for one in signed:
         kept = KeptReceipt(one.segment, one.steps, one.input_hash, one.output_hash, one.signature)

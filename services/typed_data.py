@@ -5,8 +5,10 @@ from typing import Any
 
 from eth_account import Account
 from eth_account.messages import encode_typed_data
+from eth_keys.datatypes import Signature
 from eth_keys.exceptions import BadSignature
 from eth_utils.crypto import keccak
+from eth_utils.exceptions import ValidationError
 from hexbytes import HexBytes
 
 DOMAIN_KINDS = {"name": "string", "version": "string", "chainId": "uint256", "verifyingContract": "address"}
@@ -53,6 +55,18 @@ def recovered_signer(typed: dict[str, Any], signature_hex: str) -> str | None:
         return str(Account.recover_message(encode_typed_data(full_message=typed), signature=signature))
     except (ValueError, TypeError, BadSignature):
         return None
+
+
+def digest_signer(digest: bytes, signature: bytes) -> str | None:
+    """The address (0x, lower-case hex) whose key signed 32 bytes; None: it is no signature.
+
+    `signature`: 65 bytes r, s, recovery id (0 or 1).
+    """
+    try:
+        key = Signature(signature).recover_public_key_from_msg_hash(digest)
+    except (BadSignature, ValidationError, ValueError, TypeError):
+        return None
+    return str(key.to_address().lower())
 
 
 def _typed_fields(fields: Iterable[tuple[str, str]]) -> list[dict[str, str]]:

@@ -3,15 +3,11 @@
 Pure; used where receipts are kept and where a transcript is made, so that both have the same ones.
 """
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from eth_keys.datatypes import Signature
-from eth_keys.exceptions import BadSignature
-from eth_utils.exceptions import ValidationError
-
-from services.verifier.attesting import HALF_ORDER
+from services.verifier.answers import said_by
+from services.verifier.attesting import digest_signed_by
 from shard_runtime.messages import FinishReason, PlanMember
 from shard_runtime.receipts import (
     NodeReceipts,
@@ -82,26 +78,12 @@ def _holds(about: About, member: PlanMember, node: NodeReceipts) -> bool:
 
 
 def _signed(about: About, member: PlanMember, receipt: SegmentReceipt) -> bool:
-    """As the contract recovers signers: v is 27 or 28, and of the two forms of s the lower one."""
-    vrs = bytes.fromhex(receipt.signature)
-    if vrs[64] not in (27, 28) or int.from_bytes(vrs[32:64], "big") > HALF_ORDER:
-        return False
     digest = receipt_digest(about.terms, about.request_id, about.attempt, receipt)
-    return _signer(digest, vrs[:64] + bytes([vrs[64] - 27])) == member.receipt_key.lower()
+    return digest_signed_by(member.receipt_key, digest, receipt.signature)
 
 
 def _usage_holds(about: About, entry: PlanMember, own: NodeReceipts | None, usage: Usage) -> bool:
     if own is None or usage.own_receipts != hash_of(own):
         return False
     said = usage_statement(about.terms, about.session_id, about.request_id, about.attempt, usage)
-    signer = _signer(hashlib.sha256(said).digest(), bytes.fromhex(usage.signature))
-    return signer == entry.receipt_key.lower()
-
-
-def _signer(digest: bytes, signature: bytes) -> str | None:
-    """`signature`: 65 bytes r, s, recovery id."""
-    try:
-        key = Signature(signature).recover_public_key_from_msg_hash(digest)
-    except (BadSignature, ValidationError, ValueError):
-        return None
-    return key.to_address().lower()
+    return said_by(entry.receipt_key, said, usage.signature)

@@ -2,10 +2,7 @@
 
 import hashlib
 
-from eth_keys.datatypes import Signature
-from eth_keys.exceptions import BadSignature
-from eth_utils.exceptions import ValidationError
-
+from services.typed_data import digest_signer
 from shard_runtime.probes import ProbeAsked, probe_statement
 
 
@@ -18,9 +15,8 @@ def said_by(receipt_key: str, said: bytes, signature_hex: str | None) -> bool:
     """Did this node sign these bytes? 65 bytes r, s, recovery id as hex, over their SHA-256."""
     if signature_hex is None:
         return False
-    digest = hashlib.sha256(said).digest()
     try:
-        signer = Signature(bytes.fromhex(signature_hex)).recover_public_key_from_msg_hash(digest)
-    except (BadSignature, ValidationError, ValueError, TypeError):
+        signature = bytes.fromhex(signature_hex)
+    except (ValueError, TypeError):
         return False
-    return signer.to_address().lower() == receipt_key.lower()
+    return digest_signer(hashlib.sha256(said).digest(), signature) == receipt_key.lower()

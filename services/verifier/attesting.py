@@ -8,7 +8,7 @@ from typing import Any
 from events.breach import KINDS, Breach, VoteCast
 from events.evidence import SignedReceipt, Statement, probes_hash
 from events.slash import Reported
-from services.typed_data import contract_domain, recovered_signer, typed_data
+from services.typed_data import contract_domain, digest_signer, typed_data, typed_digest
 
 HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 """Half of secp256k1's order (EIP-2)."""
@@ -46,10 +46,6 @@ def statement_typed(case: Reported, statement: Statement) -> dict[str, Any]:
 
 
 def receipt_typed(case: Reported, receipt: SignedReceipt) -> dict[str, Any]:
-    return receipt_typed_in(case.chain_id, case.coalition, receipt)
-
-
-def receipt_typed_in(chain_id: int, coalition: str, receipt: SignedReceipt) -> dict[str, Any]:
     message = {
         "epoch": receipt.epoch,
         "session": receipt.session,
@@ -60,7 +56,7 @@ def receipt_typed_in(chain_id: int, coalition: str, receipt: SignedReceipt) -> d
         "outputHash": receipt.output_hash,
     }
     kinds = ("uint256", "address", "bytes32", "uint32", "uint32", "bytes32", "bytes32")
-    return typed_data(_domain(chain_id, coalition), "Receipt", kinds, message)
+    return _typed(case, "Receipt", kinds, message)
 
 
 def vote_typed(case: Reported, slash_id: str, vote: VoteCast) -> dict[str, Any]:
@@ -70,20 +66,20 @@ def vote_typed(case: Reported, slash_id: str, vote: VoteCast) -> dict[str, Any]:
 
 
 def signed_by(address: str, typed: dict[str, Any], signature: str) -> bool:
+    return digest_signed_by(address, typed_digest(typed), signature)
+
+
+def digest_signed_by(address: str, digest: bytes, signature: str) -> bool:
     """As the contract recovers signers: v is 27 or 28, and of the two forms of s the lower one."""
     try:
-        low, v = int(signature[64:128], 16) <= HALF_ORDER, int(signature[128:], 16)
+        vrs = bytes.fromhex(signature)
     except ValueError:
         return False
-    if not low or v not in (27, 28):
+    if len(vrs) != 65 or vrs[64] not in (27, 28) or int.from_bytes(vrs[32:64], "big") > HALF_ORDER:
         return False
-    signer = recovered_signer(typed, signature)
-    return signer is not None and signer.lower() == address.lower()
+    return digest_signer(digest, vrs[:64] + bytes([vrs[64] - 27])) == address.lower()
 
 
 def _typed(case: Reported, primary: str, kinds: tuple[str, ...], message: dict[str, Any]) -> dict[str, Any]:
-    return typed_data(_domain(case.chain_id, case.coalition), primary, kinds, message)
-
-
-def _domain(chain_id: int, coalition: str) -> dict[str, Any]:
-    return contract_domain("ComputePool Coalition", "1", chain_id, coalition)
+    domain = contract_domain("ComputePool Coalition", "1", case.chain_id, case.coalition)
+    return typed_data(domain, primary, kinds, message)

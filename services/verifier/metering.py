@@ -11,13 +11,11 @@ from events.kept_answer import KeptAnswer, KeptUsage
 from events.seat import Seat
 from events.slash import Reported
 from services.verifier.answers import said_by
-from services.verifier.outputs import forged, sampling_of
+from services.verifier.outputs import forged, receipts_of, sampling_of, terms_of
 from shard_runtime.messages import Sampling
 from shard_runtime.receipts import (
     NodeReceipts,
     SegmentHashes,
-    SegmentReceipt,
-    Terms,
     Usage,
     hash_of,
     token_bytes,
@@ -51,14 +49,12 @@ def of_usage(case: Reported, answer: KeptAnswer, body_hash: str) -> Breach | Dis
 
 def statement_of(case: Reported, seat: Seat, answer: KeptAnswer, usage: KeptUsage) -> bytes:
     """The bytes that the entry signed."""
-    terms = Terms(case.chain_id, case.coalition, answer.chain_epoch, case.escrow)
     told = msgspec.convert(msgspec.to_builtins(usage), Usage)
-    return usage_statement(terms, case.session_id, answer.request_id, seat.attempt, told)
+    return usage_statement(terms_of(case, answer), case.session_id, answer.request_id, seat.attempt, told)
 
 
 def own_receipts(case: Reported, answer: KeptAnswer) -> str:
-    receipts = msgspec.convert(msgspec.to_builtins(answer.receipts), tuple[SegmentReceipt, ...])
-    return hash_of(NodeReceipts(case.node_id, receipts))
+    return hash_of(NodeReceipts(case.node_id, receipts_of(answer)))
 
 
 def passes_shown(answer: KeptAnswer, first_step: int, sampling: Sampling | None) -> int | None:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import msgspec
 
 from events.breach import Breach
-from events.evidence import Dissent, Reason, SignedReceipt, breach_of
+from events.evidence import Dissent, Reason, breach_of
 from events.kept_answer import KeptAnswer, KeptReceipt
 from events.seat import Seat
 from events.slash import Reported
-from services.verifier.attesting import receipt_typed, signed_by
+from services.verifier.attesting import digest_signed_by
 from shard_runtime.messages import Sampling
-from shard_runtime.receipts import request_hash, segment_of
+from shard_runtime.receipts import SegmentReceipt, Terms, receipt_digest, segment_of
 from shard_runtime.recomputed import MAX_CONTEXT, MAX_STAGES, MAX_TOKENS, Pass, Rerun, StagePasses, positions
 
 
@@ -86,24 +86,21 @@ def sampling_of(answer: KeptAnswer) -> Sampling | None:
 
 def forged(case: Reported, answer: KeptAnswer) -> bool:
     """Is there a receipt that the accused has not signed, for this session, request and attempt?"""
-    return any(
-        not signed_by(case.receipt_key, receipt_typed(case, signed), signed.signature)
-        for signed in (signed_receipt(case, answer, one) for one in answer.receipts)
+    terms, attempt = terms_of(case, answer), 0 if case.seat is None else case.seat.attempt
+    digests = (
+        (receipt_digest(terms, answer.request_id, attempt, one), one.signature) for one in receipts_of(answer)
     )
+    return not all(digest_signed_by(case.receipt_key, *signed) for signed in digests)
 
 
-def signed_receipt(case: Reported, answer: KeptAnswer, kept: KeptReceipt) -> SignedReceipt:
-    """The contract's receipt that was signed; what is not kept is what the case says."""
-    return SignedReceipt(
-        epoch=answer.chain_epoch,
-        session=case.escrow,
-        request="0x" + request_hash(answer.request_id).hex(),
-        segment=kept.segment,
-        attempt=0 if case.seat is None else case.seat.attempt,
-        input_hash="0x" + kept.input_hash,
-        output_hash="0x" + kept.output_hash,
-        signature=kept.signature,
-    )
+def terms_of(case: Reported, answer: KeptAnswer) -> Terms:
+    """What the accused signed its receipts about, if it did."""
+    return Terms(case.chain_id, case.coalition, answer.chain_epoch, case.escrow)
+
+
+def receipts_of(answer: KeptAnswer) -> tuple[SegmentReceipt, ...]:
+    """As they were signed."""
+    return msgspec.convert(msgspec.to_builtins(answer.receipts), tuple[SegmentReceipt, ...])
 
 
 def compared(receipts: Sequence[KeptReceipt], passes: Iterable[Pass]) -> Reason | None:
