@@ -113,10 +113,10 @@ class SegmentHashes:
             self.first_step = step
         number = segment_of(step, n)
         if self._open is None or number != self._open.number:
-            before = self._closed()
-            self._done += [] if before is None else [before]
-            inputs = b"" if self._open is None else self._open.inputs.digest()
-            outputs = b"" if self._open is None else self._open.outputs.digest()
+            inputs = outputs = b""
+            if self._open is not None:
+                self._done.append(self.latest())
+                inputs, outputs = self._open.inputs.digest(), self._open.outputs.digest()
             self._open = _Segment(number, hashlib.sha256(inputs), hashlib.sha256(outputs))
         where = struct.pack("<II", step, n)
         self._open.inputs.update(where + hashlib.sha256(given).digest())
@@ -125,13 +125,13 @@ class SegmentHashes:
 
     def segments(self) -> tuple[Hashed, ...]:
         """Of all that was added so far; more may be added afterwards."""
-        last = self._closed()
-        return tuple(self._done) if last is None else (*self._done, last)
+        return () if self._open is None else (*self._done, self.latest())
 
-    def _closed(self) -> Hashed | None:
+    def latest(self) -> Hashed:
+        """The segment of the last step, as if it ended there. Raises ValueError before the first step."""
         now = self._open
         if now is None:
-            return None
+            raise ValueError("no step was added")
         taken = now.inputs.hexdigest()
         taken = taken if self.sampling is None else exit_input_hash(self.sampling, taken)
         return Hashed(now.number, now.steps, taken, now.outputs.hexdigest())

@@ -138,7 +138,7 @@ def _passes(
         else:
             made, between[number] = to_bytes(out), out
         hashes.add(step, n, taken, made)
-        now = hashes.segments()[-1]
+        now = hashes.latest()
         yield Pass(step, n, now.segment, now.input_hash, now.output_hash)
 
 

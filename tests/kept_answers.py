@@ -69,7 +69,7 @@ class Layers:
             drawn = hashlib.sha256(made + hash_of(self.sampling).encode()).digest()
             made = token_bytes((int.from_bytes(drawn[:2], "big"),))
         self.hashes.add(step, n, given, made)
-        now = self.hashes.segments()[-1]
+        now = self.hashes.latest()
         self.passes.append(Pass(step, n, now.segment, now.input_hash, now.output_hash))
         return made
 

@@ -71,7 +71,7 @@ def passes_shown(answer: KeptAnswer, first_step: int, sampling: Sampling | None)
             continue
         hashes.add(step, n, token_bytes(ids[step : step + n]), b"")
         passes += 1
-        now = hashes.segments()[-1]
+        now = hashes.latest()
         if (now.segment, now.input_hash) == (last.segment, last.input_hash):
             return passes
     return None

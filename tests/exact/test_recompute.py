@@ -51,7 +51,7 @@ def ran(slices: list[Slice], count: int) -> tuple[tuple[int, ...], list[list[Pas
                 token = pick(given, SAMPLED, step + n)
                 gave = struct.pack("<q", token)
             running.add(step, n, taken, gave)
-            now = running.segments()[-1]
+            now = running.latest()
             told.append(Pass(step, n, now.segment, now.input_hash, now.output_hash))
             taken = gave
         step, given = step + n, torch.tensor([token])
