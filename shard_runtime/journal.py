@@ -3,13 +3,13 @@
 Knows nothing of NATS or of what a command means beyond its ids; never holds a prompt, an answer or a key.
 """
 
-import contextlib
-import os
+from collections.abc import Collection
 from pathlib import Path
 from threading import Lock
 
 import msgspec
 
+from shard_runtime.lines import Lines, replace_file
 from shard_runtime.messages import Command, GenerationEnded, LoadSlice, decode_command, encode
 
 KEEP = 5_000
@@ -30,12 +30,10 @@ class Journal:
     """
 
     def __init__(self, state_dir: Path, keep: int = KEEP) -> None:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        self._keep, self._lines, self._writing = keep, 0, Lock()
-        self._path, self._slices_path = state_dir / "generations.jsonl", state_dir / "slices.json"
+        self._keep, self._writing = keep, Lock()
+        self._slices_path = state_dir / "slices.json"
         self._entries: dict[str, _Entry] = {}
-        self._read()
-        self._file = self._path.open("ab", buffering=0)
+        self._lines = Lines(state_dir / "generations.jsonl", _Entry, keep, self._take, self._remembered)
 
     def began(self, command_id: str) -> bool:
         return command_id in self._entries
@@ -47,17 +45,8 @@ class Journal:
 
     def write(self, command_id: str, ended: GenerationEnded | None = None) -> None:
         """That a generation begins, or how it ended. Durable when it returns: call it off the event loop."""
-        entry = _Entry(command_id, ended)
         with self._writing:
-            self._file.write(encode(entry) + b"\n")
-            os.fsync(self._file.fileno())
-            self._lines += 1
-            self._entries.pop(command_id, None)
-            self._entries[command_id] = entry
-            if self._lines >= 3 * self._keep:
-                self._file.close()
-                self._forget_the_oldest()
-                self._file = self._path.open("ab", buffering=0)
+            self._lines.append(_Entry(command_id, ended))
 
     def slices(self) -> list[LoadSlice]:
         """The slices to load again after a restart."""
@@ -72,40 +61,15 @@ class Journal:
         replace_file(self._slices_path, encode(commands))
 
     def close(self) -> None:
-        self._file.close()
+        self._lines.close()
 
-    def _read(self) -> None:
-        if not self._path.is_file():
-            return
-        content = self._path.read_bytes()
-        for line in content.splitlines():
-            self._lines += 1
-            with contextlib.suppress(msgspec.DecodeError):  # the last line of a crash may be cut off
-                entry = msgspec.json.decode(line, type=_Entry)
-                self._entries.pop(entry.command_id, None)
-                self._entries[entry.command_id] = entry
-        if self._lines > 2 * self._keep or (content and not content.endswith(b"\n")):
-            self._forget_the_oldest()
+    def _take(self, entry: _Entry) -> None:
+        self._entries.pop(entry.command_id, None)
+        self._entries[entry.command_id] = entry
 
-    def _forget_the_oldest(self) -> None:
-        """Of those that ended; one that runs is remembered until it has."""
+    def _remembered(self) -> Collection[_Entry]:
+        """Of those that ended the newest; one that runs is remembered until it has."""
         over = [command_id for command_id, entry in self._entries.items() if entry.ended is not None]
         for command_id in over[: max(0, len(over) - self._keep)]:
             del self._entries[command_id]
-        replace_file(self._path, b"".join(encode(entry) + b"\n" for entry in self._entries.values()))
-        self._lines = len(self._entries)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Durable when it returns, whole or not at all; blocks for two fsyncs."""
-    new = path.with_suffix(".new")
-    with new.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        return self._entries.values()

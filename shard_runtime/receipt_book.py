@@ -4,8 +4,6 @@ Knows nothing of rings or of how receipts travel. The node's word on one input i
 computed again after a crash, in another pool or at another's wish, no second output is ever signed for it.
 """
 
-import contextlib
-import os
 from collections import deque
 from pathlib import Path
 from threading import Lock
@@ -13,7 +11,7 @@ from threading import Lock
 import msgspec
 import structlog
 
-from shard_runtime.journal import replace_file
+from shard_runtime.lines import Lines
 from shard_runtime.receipts import Hashed, SegmentReceipt, Terms, Usage, sign_receipt, sign_usage
 from shard_runtime.signing import ReceiptKey
 
@@ -34,12 +32,10 @@ class ReceiptBook:
     """`receipts.jsonl` in `state_dir`, fsynced: the newest `keep` attempts (in the file thrice that)."""
 
     def __init__(self, state_dir: Path, key: ReceiptKey, keep: int = KEEP) -> None:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        self._key, self._path, self._keep = key, state_dir / "receipts.jsonl", keep
+        self._key, self._writing = key, Lock()
         self._kept: deque[_Line] = deque(maxlen=keep)
-        self._lines, self._writing = 0, Lock()
-        self._read()
-        self._file = self._path.open("ab", buffering=0)
+        path = state_dir / "receipts.jsonl"
+        self._lines = Lines(path, _Line, keep, self._kept.append, lambda: self._kept)
 
     def of(self, pool_id: str, attempt: int, request_id: str) -> tuple[SegmentReceipt, ...]:
         """The latest that were signed for this attempt; () when none are kept."""
@@ -68,7 +64,7 @@ class ReceiptBook:
                 log.error("receipts_withheld", request_id=request_id, pool_id=pool_id, attempt=attempt)
                 return ()
             receipts = tuple(sign_receipt(self._key, terms, request_id, attempt, one) for one in segments)
-            self._write(_Line(pool_id, attempt, request_id, terms, receipts))
+            self._lines.append(_Line(pool_id, attempt, request_id, terms, receipts))
             return receipts
 
     def sign_usage(self, terms: Terms, session_id: str, request_id: str, attempt: int, usage: Usage) -> Usage:
@@ -76,29 +72,4 @@ class ReceiptBook:
         return sign_usage(self._key, terms, session_id, request_id, attempt, usage)
 
     def close(self) -> None:
-        self._file.close()
-
-    def _write(self, line: _Line) -> None:
-        self._file.write(msgspec.json.encode(line) + b"\n")
-        os.fsync(self._file.fileno())
-        self._lines += 1
-        self._kept.append(line)
-        if self._lines >= 3 * self._keep:
-            self._file.close()
-            self._forget_the_oldest()
-            self._file = self._path.open("ab", buffering=0)
-
-    def _read(self) -> None:
-        if not self._path.is_file():
-            return
-        content = self._path.read_bytes()
-        for line in content.splitlines():
-            self._lines += 1
-            with contextlib.suppress(msgspec.DecodeError):  # the last line of a crash may be cut off
-                self._kept.append(msgspec.json.decode(line, type=_Line))
-        if self._lines > 2 * self._keep or (content and not content.endswith(b"\n")):
-            self._forget_the_oldest()
-
-    def _forget_the_oldest(self) -> None:
-        replace_file(self._path, b"".join(msgspec.json.encode(line) + b"\n" for line in self._kept))
-        self._lines = len(self._kept)
+        self._lines.close()
