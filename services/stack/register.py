@@ -4,7 +4,6 @@ Knows nothing of how processes are started; readers (`ps`, `down`, `doctor`) get
 """
 
 import fcntl
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from services.stack.identity import Identity, lives
+from services.whole_file import write_whole
 
 Phase = Literal["starting", "ready", "failed", "stopping", "stopped"]
 
@@ -65,13 +65,7 @@ def read(state_dir: Path) -> StackRecord:
 
 
 def write(state_dir: Path, record: StackRecord) -> None:
-    beside = path_of(state_dir).with_suffix(".new")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(record), indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path_of(state_dir))
+    write_whole(path_of(state_dir), msgspec.json.format(msgspec.json.encode(record), indent=1))
 
 
 @contextmanager

@@ -5,13 +5,14 @@ A key is 32 random bytes, so a plain hash is enough. The file is read again when
 
 import hashlib
 import json
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ulid import ULID
+
+from services.whole_file import write_whole
 
 Kind = Literal["organisation", "webhook"]
 PREFIXES: dict[Kind, str] = {"organisation": "kh_", "webhook": "wfb_"}
@@ -77,12 +78,7 @@ class AccessKeys:
 
     def _write(self, keys: list[AccessKey]) -> None:
         """Whole or not at all, for the owner's eyes."""
-        beside = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump([vars(key) for key in keys], file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self._path)
+        write_whole(self._path, json.dumps([vars(key) for key in keys], indent=1).encode())
 
 
 def hash_of(token: str) -> str:
