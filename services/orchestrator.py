@@ -6,7 +6,6 @@ looks like; every business rule it applies stands in `events`.
 
 import asyncio
 import contextlib
-import signal
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,13 +31,12 @@ from services.log import EventLog, LogUnavailable, Writer
 from services.logging import configure
 from services.receipts import taking
 from services.settings import Settings
+from services.until_stopped import STOP_WITHIN_S, until_stopped
 from shard_runtime import messages
 
 CURSOR_SUBJECT = "cp.checkpoints.orchestrator"
 CURSOR_EVERY_S = 1.0
 TICK_S = 0.5
-STOP_WITHIN_S = 3.0
-"""How long each step of a stop may take while the server is away."""
 
 log = structlog.get_logger("orchestrator")
 
@@ -314,37 +312,32 @@ class Orchestrator:
             await self.client.jetstream().publish(CURSOR_SUBJECT, str(self.reacted).encode())
 
 
+async def _answer_forever(orchestrator: Orchestrator) -> None:
+    await orchestrator.serve_control()
+    log.info("ready")
+    await asyncio.Event().wait()
+
+
 async def run(settings: Settings) -> None:
     """Until SIGTERM or SIGINT, or until a task fails: then the process ends with its error."""
     client = await bus.connect(settings, "orchestrator")
-    events = await EventLog.open(client, Writer.load(settings.seeds_dir / "orchestrator.nk"))
-    orchestrator = Orchestrator(client, events, NatsAccess.of(settings))
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await orchestrator.listen_for_heartbeats()
-    tasks = [
-        asyncio.create_task(work, name=name)
-        for name, work in (
-            ("log", orchestrator.follow_log()),
-            ("reports", orchestrator.take_reports()),
-            ("tick", orchestrator.tick()),
-            ("stop", stop.wait()),
-        )
-    ]
-    await orchestrator.serve_control()
-    log.info("ready")
-    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in pending:
-        task.cancel()
-    await asyncio.wait(pending, timeout=STOP_WITHIN_S)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(STOP_WITHIN_S):
-            await orchestrator._save_cursor()
-    await bus.close(client)
-    for task in done:
-        task.result()
+    try:
+        events = await EventLog.open(client, Writer.load(settings.seeds_dir / "orchestrator.nk"))
+        orchestrator = Orchestrator(client, events, NatsAccess.of(settings))
+        await orchestrator.listen_for_heartbeats()
+        try:
+            await until_stopped(
+                orchestrator.follow_log(),
+                orchestrator.take_reports(),
+                orchestrator.tick(),
+                _answer_forever(orchestrator),
+            )
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_WITHIN_S):
+                    await orchestrator._save_cursor()
+    finally:
+        await bus.close(client)
     log.info("stopped")
 
 

@@ -1,7 +1,6 @@
 """The keeper's process, `python -m services.keeper`: follows the log, reads the chain, sends what is due."""
 
 import asyncio
-import signal
 from collections.abc import Coroutine
 from typing import Any
 
@@ -44,10 +43,10 @@ from services.keeper.vouchers import Vouchers
 from services.log import EventLog, Writer
 from services.logging import configure
 from services.settings import Settings
+from services.until_stopped import until_stopped
 
 FACTORY = "SessionEscrowFactory"
 LOCAL_RPC = "http://127.0.0.1:8545"
-STOP_WITHIN_S = 3.0
 LONGEST_PAUSE_S = 5.0
 
 log = structlog.get_logger("keeper")
@@ -164,22 +163,13 @@ async def _orphans(executor: Executor) -> None:
 
 async def run(settings: Settings) -> None:
     """Until SIGTERM or SIGINT, or until something fails that no waiting cures: then with its error."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     client = await bus.connect(settings, "keeper")
-    events = await EventLog.open(client, Writer.load(settings.seeds_dir / "keeper.nk"))
-    log.info("ready")
-    keeping = asyncio.create_task(keep(settings, client, events, Following()))
-    stopping = asyncio.create_task(stop.wait())
-    done, pending = await asyncio.wait((keeping, stopping), return_when=asyncio.FIRST_COMPLETED)
-    for task in pending:
-        task.cancel()
-    await asyncio.wait(pending, timeout=STOP_WITHIN_S)
-    await bus.close(client)
-    for task in done:
-        task.result()
+    try:
+        events = await EventLog.open(client, Writer.load(settings.seeds_dir / "keeper.nk"))
+        log.info("ready")
+        await until_stopped(keep(settings, client, events, Following()))
+    finally:
+        await bus.close(client)
     log.info("stopped")
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import structlog
 from services.chain.wallets import kept_at
 from services.logging import configure
 from services.settings import Settings
+from services.until_stopped import until_stopped
 from services.verifier.probing import Clock
 from services.verifier.verifier import Verifier
 
@@ -29,20 +29,10 @@ async def _sleep_until_ms(moment_ms: int) -> None:
 
 async def run(key_file: Path, gateway: str, models: Sequence[Path]) -> None:
     """Until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     key, clock = kept_at(key_file), Clock(_now_ms, _sleep_until_ms)
     async with httpx.AsyncClient(base_url=gateway, timeout=10, trust_env=False) as rest:
-        working = asyncio.create_task(Verifier(key, rest, clock, models).run())
-        waiting = asyncio.create_task(stop.wait())
         log.info("ready", attestor=key.address, gateway=gateway)
-        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            working.result()
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
-        waiting.cancel()
+        await until_stopped(Verifier(key, rest, clock, models).run())
     log.info("stopped")
 
 

@@ -14,6 +14,7 @@ import pytest
 from nats.aio.client import Client
 
 from events import pool, session
+from events.envelope import encode_commit
 from services import control
 from services.handle import handle
 from services.log import EventLog, Writer
@@ -38,7 +39,7 @@ class House:
     process: asyncio.subprocess.Process | None = None
     nodes: dict[int, Client] = field(default_factory=dict)
 
-    async def start(self) -> None:
+    async def launch(self) -> None:
         output = (self.server.directory / "orchestrator.log").open("ab")
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -49,6 +50,9 @@ class House:
             start_new_session=True,
         )
         output.close()
+
+    async def start(self) -> None:
+        await self.launch()
 
         async def answers() -> bool:
             with contextlib.suppress(control.OrchestratorAway):
@@ -342,3 +346,14 @@ async def test_it_stops_when_asked_even_while_the_server_is_away(house: House) -
     await house.server.kill()
     async with asyncio.timeout(20):
         assert await house.stop() == 0
+
+
+async def test_it_ends_with_its_error_when_it_cannot_read_the_log_at_its_start(house: House) -> None:
+    await house.stop()
+    subject = encode_commit("session", SESSION, 1, (opened(),), cause("open")).subject
+    await house.gateway.jetstream().publish(subject, b"no commit")
+    await house.launch()
+    assert house.process is not None
+    async with asyncio.timeout(60):
+        assert await house.process.wait() == 1
+    assert "MalformedCommit" in (house.server.directory / "orchestrator.log").read_text()
