@@ -4,6 +4,7 @@ from typing import Any
 
 import psycopg
 from psycopg.conninfo import make_conninfo
+from sqlalchemy import exc
 
 from services.settings import Settings
 
@@ -18,6 +19,8 @@ class DatabaseNotConfigured(Exception):
 
 AWAY = (psycopg.OperationalError, psycopg.InterfaceError)
 """What psycopg raises when the server is gone, full or shutting down: worth another try later."""
+ENGINE_AWAY = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, OSError)
+"""The same of an engine of SQLAlchemy, whose pool may have no connection to give for a while."""
 
 
 def database_url(settings: Settings) -> str:

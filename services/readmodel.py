@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import psycopg
 import structlog
 from sqlalchemy import ColumnElement, Select, Table, distinct, exists, func, select, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from projections.tables import metadata_of
-from services.database import AWAY, connect, sqlalchemy_url
+from services.database import AWAY, ENGINE_AWAY, connect, sqlalchemy_url
 from services.generations import CHANNEL, NAME
 
 Row = dict[str, Any]
@@ -265,7 +265,7 @@ class ReadModel:
             if isinstance(missing.orig, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
                 raise ReadModelAway("nothing was projected yet") from missing
             raise
-        except (OperationalError, InterfaceError, TimeoutError) as away:
+        except ENGINE_AWAY as away:
             raise ReadModelAway(str(away.orig if isinstance(away, DBAPIError) else away)) from away
 
     async def _listen(self) -> None:

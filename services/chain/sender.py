@@ -154,6 +154,7 @@ class Sender:
     ) -> tuple[Entry, bool]:
         """Written down before anybody sees it. False: another process was quicker with the same intent."""
         fees = await transactions.fees(self.rpc, self.network, tip_wei)
+        mined = await self.rpc.nonce(self.key.address, "latest")
         async with self._engine.begin() as connection:
             await connection.execute(
                 text("SELECT pg_advisory_xact_lock(hashtextextended(:lane, 0))"),
@@ -162,7 +163,7 @@ class Sender:
             known = await self._live(intent, connection)
             if known is not None:
                 return known, False
-            nonce = await self._free_nonce(connection)
+            nonce = await self._free_nonce(connection, mined)
             signed = transactions.sign(
                 self.key, self.network, nonce=nonce, to=to, data=data, gas=gas, fees=fees, value_wei=value_wei
             )
@@ -187,8 +188,12 @@ class Sender:
             )
             return _entry(written.one()), True
 
-    async def _free_nonce(self, connection: AsyncConnection) -> int:
-        mined = await self.rpc.nonce(self.key.address, "latest")
+    async def _free_nonce(self, connection: AsyncConnection, mined: int) -> int:
+        """The lowest from `mined` on that no live row has.
+
+        `mined` may be a moment old, for the chain is never asked while others wait for this lane: what was
+        mined since has rows.
+        """
         rows = await connection.execute(
             text(f"SELECT nonce FROM chain_transactions WHERE {LANE} AND nonce >= :mined AND {LIVE}"),
             {**self._lane, "mined": mined},

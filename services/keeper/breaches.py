@@ -90,7 +90,7 @@ class Breaches:
                 ended = await self.runs.run(
                     Requested("handle-breach", "slash", slash_id, phase, attempt, input)
                 )
-                await self.reader.passed(await self.rpc.block_number())
+                await self.reader.progress.passed(await self.rpc.block_number())
                 if ended.confirmed:
                     continue
                 log.warning("breach_refused", slash_id=slash_id, phase=phase, code=ended.code)

@@ -28,6 +28,7 @@ from services.chain.rpc import Log
 from services.handle import handle
 from services.keeper.entries import Reading
 from services.keeper.following import Following
+from services.keeper.progress import Progress
 from services.keeper.reader import AWAY, LONGEST_PAUSE_S, POLL_S
 from services.log import EventLog
 
@@ -48,19 +49,20 @@ def topics() -> list[bytes]:
 
 @dataclass
 class ClaimReader:
-    """`upto`: the block up to which every claim's facts stand in the folded log."""
+    """`progress`: the block up to which every claim's facts stand in the folded log."""
 
     reading: Reading
     events: EventLog
     following: Following
-    upto: int = -1
-    moved: asyncio.Condition = field(default_factory=asyncio.Condition)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     _marks: tuple[Mark, ...] = ()
     _read: set[str] = field(default_factory=set)
     """Coalitions (lower case) whose entries up to the newest mark are told."""
     _slashes: dict[tuple[str, int], str] = field(default_factory=dict)
     """(coalition, number of the claim) -> the slash that it is about."""
+
+    def __post_init__(self) -> None:
+        self.progress = Progress(self.reading.rpc)
 
     async def read_forever(self) -> None:
         """An RPC or a log that is away is waited for; facts wait with it."""
@@ -75,11 +77,6 @@ class ClaimReader:
                 pause_s, said = min(2 * pause_s, LONGEST_PAUSE_S), True
             await asyncio.sleep(pause_s)
 
-    async def passed(self, block: int) -> None:
-        """Until every claim's facts of that block (and before it) are known."""
-        async with self.moved:
-            await self.moved.wait_for(lambda: self.upto >= block)
-
     async def _step(self) -> None:
         rpc, network = self.reading.rpc, self.reading.network
         if not self._marks:
@@ -89,15 +86,14 @@ class ClaimReader:
             step = await logs.read_on(rpc, network, self._marks, (), [topics()])
             if isinstance(step, TakenBack):
                 log.warning("claims_taken_back", newest=self._marks[-1].number)
-                self._marks, self._read, self.upto = (), set(), -1
+                self._marks, self._read = (), set()
+                await self.progress.reached(-1)
                 await self._begin()
                 continue
             if step is not None:
                 await self._take(step.logs)
                 self._marks = logs.after(self._marks, step)
-            async with self.moved:
-                self.upto = self._marks[-1].number
-                self.moved.notify_all()
+            await self.progress.reached(self._marks[-1].number)
             if step is None:
                 self.ready.set()
                 return

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 import structlog
 from nats.errors import Error as NatsError
-from sqlalchemy.exc import InterfaceError, OperationalError
 
 from events import money_policies, stream
 from events.envelope import Cause
@@ -25,6 +24,7 @@ from services.chain.contract import Contract, NotAnswered
 from services.chain.rpc import CallReverted, ChainAway, RpcRefused
 from services.chain.sender import Sender, SendRefused
 from services.chain.transactions import GasAboveCap, ReceiptOverdue
+from services.database import ENGINE_AWAY
 from services.handle import handle
 from services.keeper.entries import escrow_at
 from services.keeper.following import Following, Paid
@@ -43,7 +43,7 @@ TEND_EVERY_S = 10.0
 LOOK_S = 0.02
 AWAY = (
     ChainAway, RpcRefused, NotAnswered, SendRefused, GasAboveCap, ReceiptOverdue, LogUnavailable, NatsError,
-    OSError, OperationalError, InterfaceError,
+    *ENGINE_AWAY,
 )  # fmt: skip
 log = structlog.get_logger("keeper")
 

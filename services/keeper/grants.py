@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import text
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from events.workflow import Requested
+from services.database import ENGINE_AWAY
 from services.keeper.backend import BackendAway
 from services.keeper.callbacks import Callbacks
 
@@ -33,7 +33,7 @@ class Grants:
             async with self.engine.begin() as connection:
                 await connection.execute(_GRANT, values)
                 row = (await connection.execute(_GRANTED, {"run_id": run_id})).one()
-        except (OperationalError, InterfaceError, OSError) as away:
+        except ENGINE_AWAY as away:
             raise BackendAway(str(away)) from away
         return {"callback_url": row.url, "callback_secret": row.secret}
 

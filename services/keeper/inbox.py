@@ -13,10 +13,9 @@ from typing import Any, Literal
 import psycopg
 import structlog
 from sqlalchemy import text
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.database import AWAY
+from services.database import AWAY, ENGINE_AWAY
 
 CHANNEL = "webhook_inbox"
 POLL_S = 2.0
@@ -104,7 +103,7 @@ class Inbox:
                                 yield hint
                             after = found[-1].number
                         await self._woken(connection)
-            except (*AWAY, OperationalError, InterfaceError, OSError) as away:
+            except (*AWAY, *ENGINE_AWAY) as away:
                 log.warning("inbox_away", why=str(away)[:200])
             await asyncio.sleep(PAUSE_S)
 

@@ -24,7 +24,7 @@ async def close_orphans(executor: Executor) -> int:
     Raises what the sender and the RPC raise; repeating it closes nothing twice.
     """
     reading, sender = executor.reader.reading, executor.sender
-    first, last = reading.manifest.from_block, executor.reader.upto
+    first, last = reading.manifest.from_block, executor.reader.progress.upto
     closed = 0
     for entry in await reading.between(first, last, [executor.factory.address], [DEPLOYED]):
         address = "0x" + entry.topics[1][-20:].hex()

@@ -28,6 +28,7 @@ from services.keeper import entries, meter
 from services.keeper.entries import Reading
 from services.keeper.following import Following, Paid
 from services.keeper.meter import Change, Meter
+from services.keeper.progress import Progress
 from services.log import EventLog, LogUnavailable
 
 Found = Literal["stopped", "closed", "running"]
@@ -41,14 +42,12 @@ log = structlog.get_logger("keeper")
 
 @dataclass
 class ChainReader:
-    """`upto`: the block up to which every fact of an open session stands in the folded log."""
+    """`progress`: the block up to which every fact of an open session stands in the folded log."""
 
     reading: Reading
     events: EventLog
     following: Following
     controller: str
-    upto: int = -1
-    moved: asyncio.Condition = field(default_factory=asyncio.Condition)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     nudged: asyncio.Event = field(default_factory=asyncio.Event)
     taken_back: asyncio.Event = field(default_factory=asyncio.Event)
@@ -57,6 +56,9 @@ class ChainReader:
     _meters: dict[str, Meter] = field(default_factory=dict)
     """By session; missing: its escrow has not been read yet."""
 
+    def __post_init__(self) -> None:
+        self.progress = Progress(self.reading.rpc)
+
     async def read_forever(self) -> None:
         """An RPC or a log that is away is waited for; facts wait with it."""
         pause_s, said = 0.1, False
@@ -64,7 +66,7 @@ class ChainReader:
             try:
                 await self._step()
                 if said:
-                    log.info("chain_back", block=self.upto)
+                    log.info("chain_back", block=self.progress.upto)
                 pause_s, said = 0.1, False
             except AWAY as away:
                 if not said:
@@ -79,10 +81,9 @@ class ChainReader:
                     await self.nudged.wait()
 
     async def passed(self, block: int) -> None:
-        """Until everything of that block (and before it) is known."""
+        """See `Progress.passed`; the reader looks at once."""
         self.nudged.set()
-        async with self.moved:
-            await self.moved.wait_for(lambda: self.upto >= block)
+        await self.progress.passed(block)
 
     async def _step(self) -> None:
         if not self._marks:
@@ -93,7 +94,8 @@ class ChainReader:
             step = await logs.read_on(*read, (), [entries.topics()]) if stands else TakenBack(newest)
             if isinstance(step, TakenBack):
                 log.warning("blocks_taken_back", newest=newest.number)
-                self._marks, self._meters, self.upto = (), {}, -1
+                self._marks, self._meters = (), {}
+                await self.progress.reached(-1)
                 await self._begin()
                 self.taken_back.set()
                 continue
@@ -105,17 +107,15 @@ class ChainReader:
             await self._take(step.logs)
             await self._arrivals(step.mark.number)
             await self._note(logs.after(self._marks, step))
-        if self.upto < self._marks[-1].number:
+        if self.progress.upto < self._marks[-1].number:
             await self._note(self._marks)
         if not self.ready.is_set():
             self.ready.set()
-            log.info("following", block=self.upto, escrows=len(self._meters))
+            log.info("following", block=self.progress.upto, escrows=len(self._meters))
 
     async def _note(self, marks: tuple[Mark, ...]) -> None:
         self._marks = marks
-        async with self.moved:
-            self.upto = marks[-1].number
-            self.moved.notify_all()
+        await self.progress.reached(marks[-1].number)
 
     async def _begin(self) -> None:
         """Where the chain is now; what the log believes and the chain has not, is taken back."""

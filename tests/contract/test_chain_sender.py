@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
+from aiohttp import web
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -243,3 +244,29 @@ async def test_a_revert_is_a_receipt_that_did_not_succeed() -> None:
         with pytest.raises(CallReverted):
             await h.submit("again")
         assert await h.rows("again") == []
+
+
+async def test_nobody_waits_for_the_database_while_another_waits_for_the_chain() -> None:
+    """A node that hangs must not take every connection of the pool, which others need."""
+    told = asyncio.Event()
+
+    async def late(_: web.Request, __: bytes, there: bytes) -> web.StreamResponse:
+        await told.wait()
+        return web.Response(body=there, content_type="application/json")
+
+    async with house() as h, rpc_proxy(int(h.rpc.url.rpartition(":")[2])) as proxy:
+        async with connected(f"http://127.0.0.1:{proxy.port}", attempts=1, timeout_s=30) as through:
+            sender = Sender(through, LOCAL, KEY, h.engine)
+            proxy.fault = lambda method: late if method == "eth_getTransactionCount" else None
+            sending = [
+                asyncio.create_task(sender.submit(f"gift-{number}", SOMEONE, b"", value_wei=1))
+                for number in range(40)
+            ]
+            while proxy.erred < 1:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(1.0)
+            async with asyncio.timeout(5.0):
+                assert await h.rows("gift-0") == []
+            told.set()
+            await asyncio.gather(*sending)
+        assert await h.rpc.nonce(KEY.address) == 40

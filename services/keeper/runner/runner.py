@@ -18,13 +18,13 @@ from typing import Any, Literal
 import httpx
 import structlog
 from sqlalchemy import text
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from ulid import ULID
 
 from services.chain.networks import Network
 from services.chain.rpc import ChainAway, Rpc
 from services.chain.sender import Sender
+from services.database import ENGINE_AWAY
 from services.keeper.backend import BackendAway, BackendRefused, NodeLog, RunStatus, SentTransaction
 from services.keeper.runner.actions.step import Deliveries, Means, Signing
 from services.keeper.runner.execution import Execution, trigger_entry
@@ -39,7 +39,6 @@ nothing here watches.
 """
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 15.0
 POLL_S = 0.1
-DATABASE_AWAY = (OperationalError, InterfaceError, OSError)
 MOST_INPUT_BYTES = 256 * 1024
 
 log = structlog.get_logger("runner")
@@ -215,7 +214,7 @@ class Runner:
                 log.info("execution_ended", execution_id=begun.execution_id, status=end.status, why=end.error)
                 ended = replace(begun, status=end.status, output=end.output, error=end.error)
                 return _status(ended, [*execution.kept.values()])
-            except DATABASE_AWAY as away:
+            except ENGINE_AWAY as away:
                 log.warning("execution_delayed", execution_id=begun.execution_id, why=str(away)[:200])
             except Exception:
                 log.exception("execution_delayed", execution_id=begun.execution_id)
@@ -254,7 +253,7 @@ def _database() -> Iterator[None]:
     """A database that is away is a backend that is away."""
     try:
         yield
-    except DATABASE_AWAY as away:
+    except ENGINE_AWAY as away:
         raise BackendAway(str(away)) from away
 
 

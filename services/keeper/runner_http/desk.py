@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.exc import InterfaceError, OperationalError
 from ulid import ULID
 
 from services.chain.networks import Network
+from services.database import ENGINE_AWAY
 from services.keeper.backend import BackendAway, BackendRefused
 from services.keeper.runner.runner import Runner
 from services.keeper.runner_http import shown
@@ -220,7 +220,7 @@ def _refusing() -> Iterator[None]:
         yield
     except BackendRefused as refused:
         raise of_backend(refused) from refused
-    except (BackendAway, OperationalError, InterfaceError, OSError) as gone:
+    except (BackendAway, *ENGINE_AWAY) as gone:
         raise away(f"{type(gone).__name__}: the runner or its database is away") from gone
 
 

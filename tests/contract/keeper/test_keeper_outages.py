@@ -57,7 +57,9 @@ class Weather:
         await self._keeper.aclose()
 
     async def moved(self) -> None:
-        await self._moved.wait()
+        """Until something changes; when it is over, nothing does any more."""
+        if not self.over:
+            await self._moved.wait()
 
     def _move(self) -> None:
         self._moved.set()
