@@ -5,6 +5,7 @@ Knows nothing of the event log.
 
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
+from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 
 from services.chain import abi, anvil
@@ -14,6 +15,7 @@ from services.chain.consents import seat_consent
 from services.chain.contract import Contract
 from services.chain.rpc import Receipt
 from services.typed_data import sign_typed
+from shard_runtime.signing import ReceiptKey
 from tests.aggregates import ulid
 from tests.paid_chain import PaidChain
 
@@ -26,6 +28,8 @@ ATTESTORS: tuple[LocalAccount, ...] = tuple(
 ARBITERS: tuple[LocalAccount, ...] = tuple(
     Account.from_key(keccak(text=f"an arbiter in a test {number}")) for number in range(5)
 )
+RECEIPT_KEYS = tuple(ReceiptKey(bytes(anvil.dev_account(number).key)) for number in (2, 3))
+"""With which the operators' nodes sign."""
 BOND_MICRO = 10_000_000
 DISPUTE_WINDOW_S, RULING_WINDOW_S = 600, 1_200
 MOST_MICRO = (500_000, 1_000_000, 2_000_000, 3_000_000, 2_000_000)
@@ -37,6 +41,7 @@ class CoalitionChain(PaidChain):
     """The token's owner is the steward."""
 
     contract: Contract
+    deterministic = True
     treasury = "0x" + "7e" * 20
 
     async def prepare(self) -> None:
@@ -53,7 +58,7 @@ class CoalitionChain(PaidChain):
             unbond_delay_s=200_000,
             least_probes=LEAST_PROBES,
             longest_probe_window_s=PROBE_WINDOW_S,
-            deterministic=True,
+            deterministic=self.deterministic,
             attestors=tuple(one.address for one in ATTESTORS),
             quorum=3,
             arbiters=tuple(one.address for one in ARBITERS),
@@ -75,8 +80,8 @@ class CoalitionChain(PaidChain):
 
     async def open_epoch(self, number: int) -> Receipt:
         seats = [
-            Seat(one.address, units, ulid(100 + n), anvil.dev_account(n + 2).address)
-            for n, (one, units) in enumerate(zip(OPERATORS, SHARES, strict=True))
+            Seat(one.address, units, ulid(100 + n), to_checksum_address(key.address))
+            for n, (one, units, key) in enumerate(zip(OPERATORS, SHARES, RECEIPT_KEYS, strict=True))
         ]
         consents = [
             bytes.fromhex(
