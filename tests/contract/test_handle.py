@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from events import session
-from services.handle import handle
-from services.log import EventLog, Writer
+from services.handle import Handled, handle
+from services.log import EventLog, LogUnavailable, Writer
 from tests.aggregates import cause, generation_ended, opened, request_started, start_request, ulid
 from tests.nats_server import NatsServer, nats_server
 from tests.tcp_proxy import tcp_proxy
@@ -103,16 +103,26 @@ async def test_lost_acknowledgements_are_not_repeated_as_events(server: NatsServ
 
 
 async def test_kills_under_contention_keep_every_version(server: NatsServer) -> None:
-    """Four writers, one aggregate, the server killed and restarted twice: 1..n, each command once."""
+    """Four writers, one aggregate, the server killed and restarted twice: 1..n, each command once.
+
+    A read that a kill cuts is LogUnavailable: the writer calls again, as every user of `handle` does.
+    """
     logs = [await log_of(server) for _ in range(4)]
     await handle(logs[0], "session", SESSION, session.Open(opened()), cause("open"))
     done: list[int] = []
 
+    async def persistently(writer: int, number: int) -> Handled:
+        while True:
+            try:
+                command = start_request(number)
+                return await handle(logs[writer], "session", SESSION, command, cause(f"start {number}"))
+            except LogUnavailable:
+                await asyncio.sleep(0.01)
+
     async def write(writer: int) -> None:
         for number in range(writer, 40, 4):
-            handled = await handle(
-                logs[writer], "session", SESSION, start_request(number), cause(f"start {number}")
-            )
+            async with asyncio.timeout(60):
+                handled = await persistently(writer, number)
             assert handled.events == (request_started(number),)
             done.append(number)
 
