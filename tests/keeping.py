@@ -73,13 +73,18 @@ class House:
 
     async def pay(self, number: int, named: bool = True) -> tuple[str, PaidSession]:
         """A session whose voucher is settled, as the gateway leaves it."""
+        key, paid = await self.agree(number, named)
+        await self.tell("session", key, payment.ConfirmPayment(await self.chain.settle(paid)))
+        return key, paid
+
+    async def agree(self, number: int, named: bool = True) -> tuple[str, PaidSession]:
+        """A session whose voucher is verified and not settled yet."""
         key = ulid(number)
         paid = await self.chain.agree(number_of(key), named)
         await keep_voucher(self.engine, key, paid, self.chain)
         terms = EscrowTerms(ulid(500), 31337, paid.escrow, self.chain.payer.address, str(RATE), str(CAP))
         verified = payment.PaymentVerified(self.chain.usdc, paid.nonce, terms, 4, False, FAR_FUTURE_MS)
         await self.tell("session", key, payment.VerifyPayment(verified))
-        await self.tell("session", key, payment.ConfirmPayment(await self.chain.settle(paid)))
         return key, paid
 
     async def start(self, key: str, request: int) -> None:

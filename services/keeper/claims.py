@@ -15,6 +15,7 @@ import structlog
 
 from events import slash
 from events.breach import KINDS
+from events.chain import ChainRef
 from events.claim import Cancelled, ClaimOpened, Disputed, Executed, Fact, Upheld
 from events.envelope import Cause
 from events.ids import slash_id_of
@@ -90,6 +91,7 @@ class ClaimReader:
                 await self.progress.reached(-1)
                 await self._begin()
                 continue
+            await self._take_back_unguarded()
             if step is not None:
                 await self._take(step.logs)
                 self._marks = logs.after(self._marks, step)
@@ -103,11 +105,23 @@ class ClaimReader:
         rpc, network = self.reading.rpc, self.reading.network
         confirmed = await rpc.block_number() - network.confirmations + 1
         mark = await logs.mark_before(rpc, max(1, confirmed + 1))
+        self.following.unguarded["slash"].clear()
         for slash_id, case in list(self.following.view.slashes.items()):
             for fact in reversed(case.seen):
                 if not await logs.is_canonical(rpc, fact.at.block_number, fact.at.block_hash):
-                    await self._do(slash_id, slash.Revert(fact.at), f"revert:{self._key(fact)}")
+                    await self._revert(slash_id, fact.at)
         self._marks = (mark,)
+
+    async def _take_back_unguarded(self) -> None:
+        unguarded = self.following.unguarded["slash"]
+        gone = await unguarded.gone(self.reading.rpc, self._marks[-1])
+        for slash_id, at in gone:
+            log.warning("fact_taken_back", kind="slash", id=slash_id, block=at.block_number)
+            await self._revert(slash_id, at)
+            unguarded.forget(at)
+
+    async def _revert(self, slash_id: str, at: ChainRef) -> None:
+        await self._do(slash_id, slash.Revert(at), f"revert:{self._key(at)}")
 
     async def _catch_up(self) -> None:
         """Coalitions that were never read, up to the newest mark."""
@@ -142,7 +156,7 @@ class ClaimReader:
             return
         fact = await self._fact(said, claim_id)
         try:
-            new = await self._do(slash_id, slash.Observe(fact), f"claim-fact:{self._key(fact)}")
+            new = await self._do(slash_id, slash.Observe(fact), f"claim-fact:{self._key(fact.at)}")
         except SlashUnknown:
             # Opened by others, on votes that the log never saw: the audit counts its money all the same.
             log.error("claim_never_reported", coalition=coalition, claim=claim_id, what=said.name)
@@ -165,9 +179,9 @@ class ClaimReader:
                 paid = (int(values["toPayer"]), int(values["toTreasury"]))
                 return Executed(claim_id, str(values["payer"]).lower(), *paid, at)
 
-    def _key(self, fact: Fact) -> str:
+    def _key(self, at: ChainRef) -> str:
         """Names this telling of a fact: one that was taken back may be told again."""
-        return f"{fact.at.key}:{self.following.told[fact.at.key]}"
+        return f"{at.key}:{self.following.told[at.key]}"
 
     async def _do(self, slash_id: str, command: Any, command_id: str) -> bool:
         """Until the log holds it and the view shows it; whether it is new. Raises SlashUnknown."""

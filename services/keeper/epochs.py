@@ -14,6 +14,7 @@ import structlog
 from nats.aio.client import Client
 
 from events import coalition, pool
+from events.chain import ChainRef
 from services import control
 from services.chain import logs
 from services.chain.contract import Said
@@ -66,11 +67,14 @@ class EpochReader:
         while True:
             marks = self._marks[pool_id]
             step = await logs.read_on(rpc, network, marks, (last.coalition,), [topics()])
-            if step is None:
-                return
             if isinstance(step, TakenBack):
                 log.warning("epochs_taken_back", pool_id=pool_id, newest=marks[-1].number)
                 del self._marks[pool_id]
+                return
+            for _, at in await self.following.unguarded["pool"].gone(rpc, marks[-1], pool_id):
+                await self._revert(pool_id, at)
+                self.following.unguarded["pool"].forget(at)
+            if step is None:
                 return
             for said in _ends(last.coalition, step.logs):
                 at = await self.reading.ref(said.log)
@@ -84,8 +88,11 @@ class EpochReader:
         for end in openings.ends:
             at = end.at
             if not await logs.is_canonical(self.reading.rpc, at.block_number, at.block_hash):
-                command_id = f"coalition-end-reverted:{pool_id}:{self._telling(at.key)}"
-                await self._tell(control.RevertCoalitionEnd(pool_id, at), command_id)
+                await self._revert(pool_id, at)
+
+    async def _revert(self, pool_id: str, at: ChainRef) -> None:
+        command_id = f"coalition-end-reverted:{pool_id}:{self._telling(at.key)}"
+        await self._tell(control.RevertCoalitionEnd(pool_id, at), command_id)
 
     def _telling(self, key: str) -> str:
         """Names this telling of a fact: one that was taken back may be told again."""

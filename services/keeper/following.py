@@ -4,14 +4,18 @@ Folded from the log alone. Knows no chain.
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from typing import get_args
 
 from events import claim, payment, pool, stream, workflow
 from events.chain import ChainRef
 from events.envelope import Recorded, decode_commit
 from events.view import View
+from services.keeper.unguarded import Unguarded
 from services.log import EventLog
+
+CHAIN_FACTS = (payment.PaymentSettled, *get_args(stream.Fact), *get_args(claim.Fact), pool.CoalitionEnded)
 
 
 @dataclass
@@ -42,6 +46,8 @@ class Following:
     """Open runs -> when they were asked for."""
     attempts: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)
     """(subject, step) -> its last attempt and that one's run."""
+    unguarded: dict[str, Unguarded] = field(default_factory=lambda: defaultdict(Unguarded))
+    """By kind of aggregate: facts that came into the log and may be on no chain any more."""
     moved: asyncio.Condition = field(default_factory=asyncio.Condition)
     caught_up: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -63,6 +69,8 @@ class Following:
     def apply(self, recorded: Recorded) -> None:
         self.view.apply(recorded)
         key, event = recorded.aggregate_id, recorded.event
+        if isinstance(event, CHAIN_FACTS):
+            self.unguarded[recorded.kind].add(key, event.at)
         match event:
             case payment.PaymentVerified():
                 self.paid[key] = Paid(key, event)
@@ -77,10 +85,12 @@ class Following:
                     self.paid[key].settlement = None
                 if at is not None:
                     self.told[at.key] += 1
+                    self.unguarded["session"].forget(at)
             case pool.CoalitionOpened(coalition, _, _, _, _, at):
                 self.coalitions.setdefault(coalition.lower(), at.block_number)
             case stream.Reverted() | claim.Reverted() | pool.CoalitionEndReverted():
                 self.told[event.at.key] += 1
+                self.unguarded[recorded.kind].forget(event.at)
             case workflow.Requested(_, _, subject_id, step, attempt):
                 self.asked_unix_ms[key] = recorded.time_unix_ms
                 self.attempts[subject_id, step] = (attempt, key)

@@ -7,7 +7,7 @@ the chain, and every open escrow is read again from where its money came. A fact
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal
@@ -36,6 +36,7 @@ POLL_S = 0.25
 LONGEST_PAUSE_S = 5.0
 AWAY = (ChainAway, RpcRefused, CallReverted, NotAnswered, LogUnavailable, NatsError, OSError)
 """NotAnswered: a reorg took a contract away between two looks at it."""
+REVERTS: dict[str, Callable[[ChainRef], Any]] = {"session": payment.RevertPayment, "stream": stream.Revert}
 
 log = structlog.get_logger("keeper")
 
@@ -99,6 +100,7 @@ class ChainReader:
                 await self._begin()
                 self.taken_back.set()
                 continue
+            await self._take_back_unguarded(newest)
             self._forget()
             if not await self._catch_up():
                 continue
@@ -122,19 +124,28 @@ class ChainReader:
         rpc, network = self.reading.rpc, self.reading.network
         confirmed = await rpc.block_number() - network.confirmations + 1
         mark = await logs.mark_before(rpc, max(1, confirmed + 1))
+        for kind in REVERTS:
+            self.following.unguarded[kind].clear()
         for paid in list(self.following.paid.values()):
             at = paid.settlement
             if at is not None and not await self._stands(at):
-                revert = payment.RevertPayment(at)
-                await self._do("session", paid.session_id, revert, f"revert:{self._key(at)}")
+                await self._revert("session", paid.session_id, at)
         for session_id, state in list(self.following.view.streams.items()):
             for seen in state.seen:
                 if not await self._stands(seen.at):
-                    await self._do(
-                        "stream", session_id, stream.Revert(seen.at), f"revert:{self._key(seen.at)}"
-                    )
+                    await self._revert("stream", session_id, seen.at)
         self._marks = (mark,)
         await self._arrivals(mark.number)
+
+    async def _take_back_unguarded(self, mark: Mark) -> None:
+        for kind in REVERTS:
+            for key, at in await self.following.unguarded[kind].gone(self.reading.rpc, mark):
+                log.warning("fact_taken_back", kind=kind, id=key, block=at.block_number)
+                await self._revert(kind, key, at)
+                self.following.unguarded[kind].forget(at)
+
+    async def _revert(self, kind: str, key: str, at: ChainRef) -> None:
+        await self._do(kind, key, REVERTS[kind](at), f"revert:{self._key(at)}")
 
     async def _stands(self, at: ChainRef) -> bool:
         return await logs.is_canonical(self.reading.rpc, at.block_number, at.block_hash)
