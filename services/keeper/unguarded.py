@@ -5,21 +5,34 @@ others, or by a reader whose next question was not answered. Until a mark stands
 itself. Knows no aggregate.
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from events.chain import ChainRef
-from services.chain import logs
-from services.chain.rpc import Rpc
+from services.chain.logs import Mark
+from services.chain.rpc import NoSuchBlock, Rpc
+
+LAG_S = 15.0
+"""So long a node of the chain may not have a block yet that another one had already."""
+
+
+@dataclass
+class _Fact:
+    aggregate_id: str
+    at: ChainRef
+    missing_since_s: float | None = None
 
 
 @dataclass
 class Unguarded:
-    """By the fact's key: the aggregate whose log it stands in, and where it was seen."""
+    """By the fact's key. `clock`: seconds, from anywhere on."""
 
-    _facts: dict[str, tuple[str, ChainRef]] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
+    _facts: dict[str, _Fact] = field(default_factory=dict)
 
     def add(self, aggregate_id: str, at: ChainRef) -> None:
-        self._facts[at.key] = (aggregate_id, at)
+        self._facts[at.key] = _Fact(aggregate_id, at)
 
     def forget(self, at: ChainRef) -> None:
         self._facts.pop(at.key, None)
@@ -27,16 +40,34 @@ class Unguarded:
     def clear(self) -> None:
         self._facts.clear()
 
-    async def gone(self, rpc: Rpc, mark: logs.Mark, only: str | None = None) -> list[tuple[str, ChainRef]]:
+    async def gone(self, rpc: Rpc, mark: Mark, only: str | None = None) -> list[tuple[str, ChainRef]]:
         """Those (of one aggregate) whose block is not on the chain, newest first; `forget` each once told.
 
         `mark` stood a moment ago, and guards what it covers. Raises ChainAway, RpcRefused.
         """
-        facts = [one for one in self._facts.values() if only in (None, one[0])]
-        blocks = {(at.block_number, at.block_hash) for _, at in facts}
-        stands = {block: await logs.is_canonical(rpc, *block) for block in blocks}
-        for _, at in facts:
-            if stands[at.block_number, at.block_hash] and at.block_number <= mark.number:
-                self.forget(at)
-        gone = [one for one in facts if not stands[one[1].block_number, one[1].block_hash]]
-        return sorted(gone, key=lambda one: one[1].order, reverse=True)
+        facts = [one for one in self._facts.values() if only in (None, one.aggregate_id)]
+        heights = {one.at.block_number for one in facts}
+        there = {height: await _hash_at(rpc, height) for height in heights}
+        gone = []
+        for one in facts:
+            if self._is_gone(one, there[one.at.block_number]):
+                gone.append((one.aggregate_id, one.at))
+            elif one.missing_since_s is None and one.at.block_number <= mark.number:
+                self.forget(one.at)
+        return sorted(gone, key=lambda fact: fact[1].order, reverse=True)
+
+    def _is_gone(self, fact: _Fact, block_hash: str | None) -> bool:
+        if block_hash is not None:
+            fact.missing_since_s = None
+            return block_hash != fact.at.block_hash
+        now = self.clock()
+        if fact.missing_since_s is None:
+            fact.missing_since_s = now
+        return now - fact.missing_since_s >= LAG_S
+
+
+async def _hash_at(rpc: Rpc, height: int) -> str | None:
+    try:
+        return (await rpc.block(height)).hash
+    except NoSuchBlock:
+        return None
