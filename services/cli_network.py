@@ -1,8 +1,9 @@
 """The commands that ask the gateway: nodes, pools, sessions, keys. Knows REST paths, nothing behind."""
 
 import asyncio
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -136,33 +137,57 @@ def pools_open_coalition(
     terms: Annotated[
         Path | None, typer.Option(help="JSON file with the coalition's terms. The local chain needs none.")
     ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Stay, and open the next epoch whenever another plan serves.")
+    ] = False,
     json: Json = False,
     token: Token = "",
 ) -> None:
-    """Make a priced pool payable: contract, bonds, consents, epoch. Again after a change of its plan."""
-    row = asyncio.run(_open_coalition(pool, directory, terms, token, quiet=json))
-    if json:
-        print_json(row)
-    else:
-        print(f"plan {row['paid_epoch']} of {row['name']} is paid by {row['gda_pool']} ({row['coalition']})")
+    """Make a priced pool payable: contract, bonds, consents, epoch. Again after a change of its plan.
+
+    With --follow until SIGTERM, Ctrl-C or the pool's retirement; what is missing is said once and waited for.
+    With --json a line for each opening.
+    """
+    asyncio.run(_open_coalition(pool, directory, terms, token, follow=follow, json=json))
 
 
 async def _open_coalition(
-    pool: str, directories: list[Path] | None, terms: Path | None, token: str, *, quiet: bool
-) -> dict[str, Any]:
+    pool: str, directories: list[Path] | None, terms: Path | None, token: str, *, follow: bool, json: bool
+) -> None:
+    from services.coalition_following import follow_plan
     from services.coalition_opening import open_coalition
     from services.stack.client import local_settings, operator_token
+    from services.until_stopped import until_stopped
 
     settings = local_settings()
-    nodes = directories or sorted(path for path in (settings.state_dir / "nodes").glob("*") if path.is_dir())
+
+    def nodes() -> list[Path]:
+        local = (settings.state_dir / "nodes").glob("*")
+        return directories or sorted(path for path in local if path.is_dir())
+
+    def opened(row: Mapping[str, Any]) -> None:
+        if json:
+            print_json(row, line=follow)
+        else:
+            text = f"plan {row['paid_epoch']} of {row['name']} is paid by {row['gda_pool']}"
+            print(f"{text} ({row['coalition']})", flush=True)
+
+    def say(text: str) -> None:
+        if follow or not json:
+            print(text, file=sys.stderr if json else sys.stdout, flush=True)
+
     async with AsyncExitStack() as stack:
         token = token or await stack.enter_async_context(operator_token(settings))
         rows = [one for one in await _everything("/pools", token) if one["status"] != "retired"]
         chosen = next((one for one in rows if pool in (one["name"], one["pool_id"])), None)
         if chosen is None:
             raise Failure("pool_unknown", f"no pool has the name or id {pool!r}", "computepool pools")
-        say = (lambda _: None) if quiet else print
-        return await open_coalition(settings, token, chosen["pool_id"], nodes, terms_file=terms, say=say)
+        pool_id = str(chosen["pool_id"])
+        if follow:
+            following = follow_plan(settings, token, pool_id, nodes, opened, terms_file=terms, say=say)
+            await until_stopped(following)
+        else:
+            opened(await open_coalition(settings, token, pool_id, nodes(), terms_file=terms, say=say))
 
 
 async def _everything(path: str, token: str) -> list[dict[str, Any]]:

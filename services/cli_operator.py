@@ -1,6 +1,7 @@
 """The commands of whoever is paid: what a payout wallet has earned, and taking it. Knows no contract."""
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -83,6 +84,9 @@ def consent(
         Path | None, typer.Option(help="JSON file with the coalition's terms. The local chain needs none.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Sign without asking.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Stay, and sign for each later plan by the same terms.")
+    ] = False,
     gateway: Gateway = "",
     token: Token = "",
     json: Json = False,
@@ -90,21 +94,33 @@ def consent(
     """Consent to your nodes' seats in the pool's present plan, and to the bond that they need.
 
     The payout keys stay here. The coalition's address follows from the terms. Whoever opens the epoch finds
-    at the gateway what you signed.
+    at the gateway what you signed. With --follow the terms are asked for once; never another contract's, and
+    no more bond than a seat's first one. Until SIGTERM, Ctrl-C or the pool's retirement.
     """
-    given = asyncio.run(_consent(pool, directory, terms, gateway, token, yes=yes or json))
-    if json:
-        print_json({"consents": given})
-        return
-    for one in given:
-        print(f"node {one['node_id']} consents to epoch {one['chain_epoch']} of {one['coalition']}")
+
+    def given(consents: list[dict[str, Any]]) -> None:
+        if json:
+            print_json({"consents": consents}, line=follow)
+            return
+        for one in consents:
+            text = f"node {one['node_id']} consents to epoch {one['chain_epoch']} of {one['coalition']}"
+            print(text, flush=True)
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr if json else sys.stdout, flush=True)
+
+    asked = not (yes or json)
+    asyncio.run(_consent(pool, directory, terms, gateway, token, given, say, asked=asked, follow=follow))
 
 
 async def _consent(
-    pool: str, directory: list[Path] | None, terms: Path | None, gateway: str, token: str, *, yes: bool
-) -> list[dict[str, Any]]:
-    from services.seat_consenting import consenting
+    pool: str, directory: list[Path] | None, terms: Path | None, gateway: str, token: str,
+    given: Callable[[list[dict[str, Any]]], None], say: Callable[[str], None], *, asked: bool, follow: bool,
+) -> None:  # fmt: skip
+    from services.consent_following import follow_consents
+    from services.seat_consenting import ConsentNotGiven, consenting
     from services.stack.client import local_settings, operator_token
+    from services.until_stopped import until_stopped
 
     settings = local_settings()
     nodes = _nodes(settings, directory)
@@ -112,11 +128,19 @@ async def _consent(
         settings = settings.model_copy(update={"gateway_url": gateway})
     async with AsyncExitStack() as stack:
         token = token or await stack.enter_async_context(operator_token(settings))
-        found = await consenting(stack, settings, token, pool, nodes, terms)
-        if not yes:
-            _show_terms(found)
-            typer.confirm("Sign?", abort=True)
-        return await found.give()
+        agreed = None
+        if asked or not follow:
+            found = await consenting(stack, settings, token, pool, nodes, terms)
+            if not found.signed and not follow:
+                raise ConsentNotGiven(found.why_nothing)
+            if asked:
+                _show_terms(found)
+                typer.confirm("Sign for these and later plans?" if follow else "Sign?", abort=True)
+            if found.signed:
+                given(await found.give())
+            agreed = found.coalition
+        if follow:
+            await until_stopped(follow_consents(settings, token, pool, nodes, terms, agreed, given, say))
 
 
 def _show_terms(found: Any) -> None:

@@ -53,10 +53,11 @@ def table_of(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Any:
     return table
 
 
-def print_json(value: object) -> None:
+def print_json(value: object, *, line: bool = False) -> None:
+    """`line`: on one line and flushed, for who reads while more is to come."""
     import json
 
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+    print(json.dumps(value, indent=None if line else 1, ensure_ascii=False, default=str), flush=line)
 
 
 def report(failure: BaseException) -> None:

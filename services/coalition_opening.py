@@ -44,6 +44,14 @@ class CoalitionNotOpened(Exception):
     remedy = "Provide what is missing, then: computepool pools open-coalition POOL"
 
 
+class CoalitionOutOfReach(CoalitionNotOpened):
+    """coalition_not_opened: no waiting brings what is missing; what was asked has to change."""
+
+
+class CoalitionRunFailed(CoalitionNotOpened):
+    """coalition_not_opened: a keeper's run was tried and has not done it; another try is another run."""
+
+
 def local_terms(
     steward: str,
     *,
@@ -92,9 +100,9 @@ def terms_of(
         try:
             return msgspec.json.decode(path.read_bytes(), type=CoalitionTerms)
         except (OSError, msgspec.DecodeError) as broken:
-            raise CoalitionNotOpened(f"terms of {path}: {broken}") from broken
+            raise CoalitionOutOfReach(f"terms of {path}: {broken}") from broken
     if not is_local(network):
-        raise CoalitionNotOpened(f"{network.name} needs a file with the coalition's terms: --terms FILE")
+        raise CoalitionOutOfReach(f"{network.name} needs a file with the coalition's terms: --terms FILE")
     return local_terms(
         steward,
         deterministic=deterministic,
@@ -119,7 +127,7 @@ async def open_coalition(
     Raises CoalitionNotOpened, GatewayRefused, ChainAway.
     """
     if settings.chain_rpc_url is None or settings.database_url is None:
-        raise CoalitionNotOpened("CHAIN_RPC_URL and DATABASE_URL are needed, or a running local stack")
+        raise CoalitionOutOfReach("CHAIN_RPC_URL and DATABASE_URL are needed, or a running local stack")
     async with AsyncExitStack() as stack:
         rest = await stack.enter_async_context(client(settings.public_url, operator_token))
         rpc = await stack.enter_async_context(connected(settings.chain_rpc_url))
@@ -193,7 +201,7 @@ class _Opener:
     async def stand(self, pool: Mapping[str, Any], terms_file: Path | None) -> Contract:
         """The pool's own contract, put there when it is missing."""
         if pool["price_wei_per_s"] == "0":
-            raise CoalitionNotOpened(f"pool {pool['pool_id']} is free: it has no coalition")
+            raise CoalitionOutOfReach(f"pool {pool['pool_id']} is free: it has no coalition")
         if pool["coalition"] is not None:
             return Contract(artifact("Coalition"), pool["coalition"])
         terms = self._terms(terms_file, bool(pool["deterministic"]))
@@ -317,6 +325,6 @@ class _Opener:
             if run["status"] == "confirmed":
                 return run
             if run["status"] == "failed":
-                raise CoalitionNotOpened(f"run {run_id} failed: {run['error_code']} {run['error_detail']}")
+                raise CoalitionRunFailed(f"run {run_id} failed: {run['error_code']} {run['error_detail']}")
             await asyncio.sleep(POLL_S)
-        raise CoalitionNotOpened(f"run {run_id} has not ended after {RUN_WITHIN_S:.0f} s; is a keeper there?")
+        raise CoalitionRunFailed(f"run {run_id} has not ended after {RUN_WITHIN_S:.0f} s; is a keeper there?")

@@ -10,6 +10,11 @@ class GatewayRefused(Exception):
 
     code = "gateway_refused"
 
+    def __init__(self, text: str, refusal: str = "") -> None:
+        super().__init__(text)
+        self.refusal = refusal
+        """The gateway's own code, one of docs/errors.md."""
+
 
 def client(gateway_url: str, token: str) -> httpx.AsyncClient:
     """With the bearer token, a time-out of 30 s, and no proxy from the environment."""
@@ -26,5 +31,5 @@ def checked(response: httpx.Response) -> dict[str, Any]:
     if response.is_error:
         code = content.get("code", f"http_{response.status_code}")
         said = " ".join(str(content[key]) for key in ("detail", "remedy") if content.get(key))
-        raise GatewayRefused(f"{response.request.url.path}: {code}: {said}")
+        raise GatewayRefused(f"{response.request.url.path}: {code}: {said}", str(code))
     return content

@@ -4,7 +4,7 @@ The contract's address follows from the pool's id and the terms, so neither the 
 epoch can put another one in its place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import msgspec
 
 from services.chain import manifest
 from services.chain.artifacts import artifact
-from services.chain.coalitions import CoalitionTerms, coalition_of
+from services.chain.coalitions import CoalitionTerms, Seat, coalition_of
 from services.chain.contract import Contract
 from services.chain.networks import network_of
 from services.chain.rpc import connected
@@ -35,13 +35,17 @@ class ConsentNotGiven(Exception):
 
 
 class Consenting:
-    """What an operator would sign: look at it, then `give` it. Made by `of`."""
+    """What an operator would sign: look at it, then `give` it. Made by `consenting`.
+
+    Without `signed` there is nothing to sign at present: `why_nothing`.
+    """
 
     def __init__(
         self, rest: httpx.AsyncClient, pool: dict[str, Any], terms: CoalitionTerms, coalition: str,
-        signed: tuple[SignedSeat, ...],
+        signed: tuple[SignedSeat, ...] = (), why_nothing: str = "",
     ) -> None:  # fmt: skip
         self._rest, self.pool, self.terms, self.coalition, self.signed = rest, pool, terms, coalition, signed
+        self.why_nothing = why_nothing
 
     async def give(self) -> list[dict[str, Any]]:
         """The gateway's answers, one for each node. Raises GatewayRefused."""
@@ -78,13 +82,32 @@ async def consenting(
     if pool["coalition"] is not None and pool["coalition"].lower() != place.address.lower():
         raise ConsentNotGiven(f"these terms are those of {place.address}; the pool's is {pool['coalition']}")
     if not await rpc.code(place.address):
-        raise ConsentNotGiven(
-            f"the coalition of these terms does not stand yet ({place.address}): open-coalition puts it up"
-        )
-    payouts = {keys.node_id: keys.payout for keys in map(NodeKeys.load_or_make, node_dirs)}
-    mine = [seat for seat in await seats_of(rest, pool) if seat.node_id in payouts]
+        why = f"the coalition of these terms does not stand yet ({place.address}): open-coalition puts it up"
+        return Consenting(rest, pool, terms, place.address, why_nothing=why)
+    held = {keys.node_id: keys for keys in map(NodeKeys.load_or_make, node_dirs)}
+    mine = own_seats(await seats_of(rest, pool), held)
     if not mine:
-        raise ConsentNotGiven(f"no node of plan {plan_of(pool)} has its payout key here: --dir DIRECTORY")
+        why = f"no node of plan {plan_of(pool)} has its payout key here: --dir DIRECTORY"
+        return Consenting(rest, pool, terms, place.address, why_nothing=why)
     contract = Contract(artifact("Coalition"), place.address)
-    signed = [await sign_seat(rpc, known, contract, seat, payouts[seat.node_id]) for seat in mine]
+    signed = [await sign_seat(rpc, known, contract, seat, held[seat.node_id].payout) for seat in mine]
     return Consenting(rest, pool, terms, place.address, tuple(signed))
+
+
+def own_seats(seats: Sequence[Seat], held: Mapping[str, NodeKeys]) -> list[Seat]:
+    """Those of the nodes whose keys are `held` (by node id). Raises ConsentNotGiven.
+
+    A seat that names another's receipt key would answer with this operator's bond for what that key signs.
+    """
+    mine = [seat for seat in seats if seat.node_id in held]
+    for seat in mine:
+        keys = held[seat.node_id]
+        for what, shown, own in (
+            ("receipt key", seat.receipt_key, keys.receipt_key),
+            ("payout wallet", seat.operator, keys.payout_wallet),
+        ):
+            if shown.lower() != own.lower():
+                raise ConsentNotGiven(
+                    f"the gateway shows {shown} as {what} of node {seat.node_id}, not {own}"
+                )
+    return mine

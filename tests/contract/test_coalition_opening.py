@@ -1,6 +1,7 @@
 """A priced pool becomes payable and its operators get their money: real processes, a real anvil and keys."""
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -32,6 +33,7 @@ from services.settings import Settings
 from shard_runtime import messages
 from tests.anvil import deployed_chain
 from tests.contract.gateway_house import House, Peer, form, house, until
+from tests.followed import Follower, followed
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PRICE = 50 * 10**12
@@ -82,8 +84,14 @@ class World:
 
     async def command(self, *words: str, on: int = 0) -> dict[str, Any]:
         """What the command line prints as JSON on the machine of the first node, or of node `on`."""
+        process = await self.started(*words, on=on)
+        out, _ = await process.communicate()
+        assert process.returncode == 0
+        return dict(json.loads(out))
+
+    async def started(self, *words: str, on: int) -> asyncio.subprocess.Process:
         directory = self.peers[on].directory
-        process = await asyncio.create_subprocess_exec(
+        return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "services.cli", *words, "--json", "--dir", str(directory),
             env={
                 **os.environ,
@@ -92,12 +100,17 @@ class World:
                 "COMPUTEPOOL_TOKEN": self.built.operator_token,
                 "COMPUTEPOOL_CHAIN_MANIFEST": str(self.settings.chain_manifest),
                 "CHAIN_RPC_URL": self.rpc.url,
+                "DATABASE_URL": self.built.database_url,
             },
             stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        out, _ = await process.communicate()
-        assert process.returncode == 0
-        return dict(json.loads(out))
+
+    @contextlib.asynccontextmanager
+    async def following(self, *words: str, on: int = 0) -> AsyncIterator[Follower]:
+        """A command with --follow on the machine of node `on`."""
+        async with followed(await self.started(*words, "--follow", on=on)) as found:
+            yield found
 
     async def plan(self, peers: list[Peer]) -> None:
         """Cut anew over these nodes, and wait until that serves."""
@@ -314,3 +327,37 @@ async def test_only_the_seats_operator_consents_and_to_that_seat_alone(world: Wo
         assert (await client.get(path)).status_code == 401
         assert (await client.post(path, json=good)).status_code == 200
         assert (await client.post(path, json=good)).status_code == 200, "said again"
+
+
+@pytest.mark.long
+async def test_two_who_follow_open_each_plans_epoch_once_with_the_consents_that_come(world: World) -> None:
+    """Neither has the other operator's key; that operator's own machine signs for each plan."""
+    await world.plan(world.peers[:1])
+    opening = ("pools", "open-coalition", world.pool_id)
+    consenting = ("operator", "consent", world.pool_id)
+    plan = (await world.shown())["serving_epoch"]
+    async with world.following(*opening) as one, world.following(*opening) as other:
+        await asyncio.gather(one.until_told(plan), other.until_told(plan))
+        await world.plan(world.peers)
+        missing = f"consents are missing (node {world.peers[1].node_id}"
+        await asyncio.gather(one.until_said(missing), other.until_said(missing))
+        async with world.following(*consenting, on=1) as signing:
+            await asyncio.gather(one.until_told(plan + 1), other.until_told(plan + 1))
+            await world.plan(world.peers[1:])
+            await asyncio.gather(one.until_told(plan + 2), other.until_told(plan + 2))
+            signed = [item["node_id"] for told in signing.told for item in told["consents"]]
+            assert set(signed) == {world.peers[1].node_id}
+    for follower in (one, other):
+        assert [row["paid_epoch"] for row in follower.told] == [plan, plan + 1, plan + 2]
+        chain_epochs = [row["chain_epoch"] for row in follower.told]
+        assert chain_epochs == list(range(chain_epochs[0], chain_epochs[0] + 3))
+
+
+async def test_the_retirement_of_its_pool_ends_who_follows_with_success(world: World) -> None:
+    pool_id = await form(world.built, world.peers[:1], "brief", price_wei_per_s=str(PRICE))
+    async with world.following("pools", "open-coalition", pool_id) as opening:
+        await opening.until_told(1)
+        async with world.built.client() as client:
+            assert (await client.post(f"/pools/{pool_id}/retire")).status_code == 200
+        await opening.until_said("is retired")
+        assert await opening.process.wait() == 0
