@@ -272,15 +272,12 @@ async def test_an_attestor_votes_by_the_command_line(world: World, tmp_path: Pat
 async def tampering(gateway: str) -> AsyncIterator[str]:
     """A way to the gateway on which every evidence loses its last byte, and every probe its answer."""
 
+    client = httpx.AsyncClient(base_url=gateway, trust_env=False, verify=False, timeout=20)
+
     async def forward(request: Request) -> Response:
-        async with httpx.AsyncClient(base_url=gateway, trust_env=False, timeout=20) as client:
-            path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-            answer = await client.request(
-                request.method,
-                path,
-                content=await request.body(),
-                headers={"content-type": "application/json"},
-            )
+        path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        headers = {"content-type": "application/json"}
+        answer = await client.request(request.method, path, content=await request.body(), headers=headers)
         body = answer.content[:-1] if request.url.path.startswith("/evidence/") else answer.content
         if request.url.path.endswith("/probes") and answer.status_code == 200:
             body = json.dumps({**answer.json(), "signature": None}).encode()
@@ -300,6 +297,7 @@ async def tampering(gateway: str) -> AsyncIterator[str]:
     finally:
         server.should_exit = True
         await serving
+        await client.aclose()
 
 
 @dataclass
