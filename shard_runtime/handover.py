@@ -59,19 +59,25 @@ class _Held(msgspec.Struct, frozen=True):
     held: int = 0
 
 
+Kept = Callable[[], KvSlot | None]
+"""The KV of a parked request, asked for again after every wait: once the request is over here, its memory is
+the next one's.
+"""
+
+
 @dataclass(frozen=True)
 class Elsewhere:
     """What a stage can ask of the other rings on its node, and of the way to other nodes."""
 
     claim: Callable[[str], bool]
     """Make an older holder of this request's KV on this node let go of it; whether there was one."""
-    park: Callable[[str, KvSlot, Parking], Awaitable[Parked]]
+    park: Callable[[str, Kept, Parking], Awaitable[Parked]]
     """Make the KV safe for the new ring."""
     drop: Callable[[str], None]
     """KV that is on its way, or has gone already, is not needed."""
 
 
-async def _nowhere(rid: str, slot: KvSlot, parking: Parking) -> Parked:
+async def _nowhere(rid: str, kept: Kept, parking: Parking) -> Parked:
     return Parked(moved=False)
 
 
@@ -131,10 +137,12 @@ class Handover:
 
     def goes_on(self, rid: str) -> None:
         """A parked request did not move: its next step has come."""
-        self._standing.pop(rid, None)
+        standing = self._standing.pop(rid, None)
+        if standing is not None and not standing.settled:
+            self._elsewhere.drop(rid)
 
     def forget(self, rid: str) -> None:
-        self._standing.pop(rid, None)
+        self.goes_on(rid)
         self._resuming.pop(rid, None)
 
     def tick(self, now_ns: int) -> None:
@@ -150,10 +158,13 @@ class Handover:
     def _begin(self, rid: str, parking: Parking, then: Callable[[Parked], None]) -> None:
         standing = self._standing[rid]
 
+        def kept() -> KvSlot | None:
+            return self._stage.slot_of(rid) if self._standing.get(rid) is standing else None
+
         async def ask() -> None:
-            slot, answer = self._stage.slot_of(rid), Parked(moved=False)
+            slot, answer = kept(), Parked(moved=False)
             if slot is not None and slot.length == parking.held:
-                answer = await self._elsewhere.park(rid, slot, parking)
+                answer = await self._elsewhere.park(rid, kept, parking)
             if self._standing.get(rid) is standing:
                 standing.since_ns = time.monotonic_ns()
                 standing.settled = standing.then is None

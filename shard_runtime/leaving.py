@@ -12,8 +12,7 @@ import structlog
 
 from shard_runtime.compute import ComputeThread
 from shard_runtime.frames import WireDtype
-from shard_runtime.handover import Parked, Parking
-from shard_runtime.kv import KvSlot
+from shard_runtime.handover import Kept, Parked, Parking
 from shard_runtime.messages import Drain, KvMoved, PlanMember
 from shard_runtime.moves import Post, Sending, wire_name
 from shard_runtime.plan import Plan
@@ -63,8 +62,11 @@ class Leaving:
 
         return ranges(command.members) == ranges(self._plan.members)
 
-    async def park(self, rid: str, slot: KvSlot, parking: Parking) -> Parked:
-        """Make a parked request's KV safe for `parking.to_epoch`."""
+    async def park(self, rid: str, kept: Kept, parking: Parking) -> Parked:
+        """Make a parked request's KV safe for `parking.to_epoch`; one that ends meanwhile moves nothing.
+
+        From `kept` on, `drop` is what stops it.
+        """
         if self._stays_for(parking.to_epoch):
             return Parked(moved=True, stays=True)
         begun = time.monotonic()
@@ -72,8 +74,8 @@ class Leaving:
             command = await asyncio.wait_for(asyncio.shield(self._told), TOLD_WITHIN_S)
         except TimeoutError:
             return Parked(moved=False)
-        sending = self._to_successor(command)
-        if command.to_epoch != parking.to_epoch or sending is None:
+        slot, sending = kept(), self._to_successor(command)
+        if command.to_epoch != parking.to_epoch or slot is None or sending is None:
             return Parked(moved=False)
         if not await sending.send(rid, slot, parking.held):
             return Parked(moved=False)
