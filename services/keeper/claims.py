@@ -108,13 +108,13 @@ class ClaimReader:
         self.following.unguarded["slash"].clear()
         for slash_id, case in list(self.following.view.slashes.items()):
             for fact in reversed(case.seen):
-                if not await logs.is_canonical(rpc, fact.at.block_number, fact.at.block_hash):
+                if not await self.reading.stands(fact.at):
                     await self._revert(slash_id, fact.at)
         self._marks = (mark,)
 
     async def _take_back_unguarded(self) -> None:
         unguarded = self.following.unguarded["slash"]
-        gone = await unguarded.gone(self.reading.rpc, self._marks[-1])
+        gone = await unguarded.gone(self.reading.rpc, self.reading.network.chain_id, self._marks[-1])
         for slash_id, at in gone:
             log.warning("fact_taken_back", kind="slash", id=slash_id, block=at.block_number)
             await self._revert(slash_id, at)

@@ -52,6 +52,14 @@ class Reading:
         place = (log.block_number, log.block_hash.lower(), self._times[key], log.transaction.lower())
         return ChainRef(self.network.chain_id, *place, log.index)
 
+    async def stands(self, at: ChainRef) -> bool:
+        """Whether its block is on the chain; facts of another chain are not this one's to judge.
+
+        Raises ChainAway, RpcRefused.
+        """
+        ours = at.chain_id == self.network.chain_id
+        return not ours or await logs.is_canonical(self.rpc, at.block_number, at.block_hash)
+
     async def of_escrow(self, address: str, since_unix_s: int, found: Iterable[Log]) -> list[Entry]:
         """One transaction's entries of one escrow. Raises ChainAway, RpcRefused, CallReverted."""
         contract = escrow_at(address)

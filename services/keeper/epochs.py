@@ -71,9 +71,10 @@ class EpochReader:
                 log.warning("epochs_taken_back", pool_id=pool_id, newest=marks[-1].number)
                 del self._marks[pool_id]
                 return
-            for _, at in await self.following.unguarded["pool"].gone(rpc, marks[-1], pool_id):
+            unguarded = self.following.unguarded["pool"]
+            for _, at in await unguarded.gone(rpc, network.chain_id, marks[-1], pool_id):
                 await self._revert(pool_id, at)
-                self.following.unguarded["pool"].forget(at)
+                unguarded.forget(at)
             if step is None:
                 return
             for said in _ends(last.coalition, step.logs):
@@ -87,7 +88,7 @@ class EpochReader:
         """What the log believes and the chain has not."""
         for end in openings.ends:
             at = end.at
-            if not await logs.is_canonical(self.reading.rpc, at.block_number, at.block_hash):
+            if not await self.reading.stands(at):
                 await self._revert(pool_id, at)
 
     async def _revert(self, pool_id: str, at: ChainRef) -> None:

@@ -128,27 +128,25 @@ class ChainReader:
             self.following.unguarded[kind].clear()
         for paid in list(self.following.paid.values()):
             at = paid.settlement
-            if at is not None and not await self._stands(at):
+            if at is not None and not await self.reading.stands(at):
                 await self._revert("session", paid.session_id, at)
         for session_id, state in list(self.following.view.streams.items()):
             for seen in state.seen:
-                if not await self._stands(seen.at):
+                if not await self.reading.stands(seen.at):
                     await self._revert("stream", session_id, seen.at)
         self._marks = (mark,)
         await self._arrivals(mark.number)
 
     async def _take_back_unguarded(self, mark: Mark) -> None:
+        chain_id = self.reading.network.chain_id
         for kind in REVERTS:
-            for key, at in await self.following.unguarded[kind].gone(self.reading.rpc, mark):
+            for key, at in await self.following.unguarded[kind].gone(self.reading.rpc, chain_id, mark):
                 log.warning("fact_taken_back", kind=kind, id=key, block=at.block_number)
                 await self._revert(kind, key, at)
                 self.following.unguarded[kind].forget(at)
 
     async def _revert(self, kind: str, key: str, at: ChainRef) -> None:
         await self._do(kind, key, REVERTS[kind](at), f"revert:{self._key(at)}")
-
-    async def _stands(self, at: ChainRef) -> bool:
-        return await logs.is_canonical(self.reading.rpc, at.block_number, at.block_hash)
 
     async def _catch_up(self) -> bool:
         """Escrows that were never read, up to the newest mark; nothing follows an entry that closed one.

@@ -40,12 +40,16 @@ class Unguarded:
     def clear(self) -> None:
         self._facts.clear()
 
-    async def gone(self, rpc: Rpc, mark: Mark, only: str | None = None) -> list[tuple[str, ChainRef]]:
-        """Those (of one aggregate) whose block is not on the chain, newest first; `forget` each once told.
+    async def gone(
+        self, rpc: Rpc, chain_id: int, mark: Mark, only: str | None = None
+    ) -> list[tuple[str, ChainRef]]:
+        """Those of this chain (and of one aggregate) whose block is not on it, newest first; `forget` each
+        once told.
 
         `mark` stood a moment ago, and guards what it covers. Raises ChainAway, RpcRefused.
         """
-        facts = [one for one in self._facts.values() if only in (None, one.aggregate_id)]
+        of_chain = [one for one in self._facts.values() if one.at.chain_id == chain_id]
+        facts = [one for one in of_chain if only in (None, one.aggregate_id)]
         heights = {one.at.block_number for one in facts}
         there = {height: await _hash_at(rpc, height) for height in heights}
         gone = []

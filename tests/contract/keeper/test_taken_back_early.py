@@ -5,6 +5,9 @@ A reader learns of a reorganisation by the blocks that it has read; these facts 
 
 import asyncio
 
+import pytest
+from msgspec.structs import replace
+
 from events import payment
 from tests.keeping import house
 from tests.rpc_proxy import FAULTS, Fault
@@ -64,3 +67,23 @@ async def test_a_settlement_that_is_told_after_its_block_was_taken_back_is_taken
             await here.close(one)
             await here.settled(one)
         await here.sound()
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_facts_of_another_chain_are_not_this_ones_to_judge(before: bool) -> None:
+    """As when a keeper is pointed at a wrong chain: what it does not find there happened all the same."""
+    async with house() as here:
+        key, paid = await here.agree(600)
+        elsewhere = replace(await here.chain.settle(paid), chain_id=16602)
+        await here.chain.rpc.ask("anvil_rollback", 1)
+        await here.chain.rpc.ask("evm_mine")
+        confirm = payment.ConfirmPayment(elsewhere)
+        if before:
+            await here.tell("session", key, confirm)
+        async with here.keeping():
+            if not before:
+                await here.tell("session", key, confirm)
+            later, _ = await here.pay(601)
+            await here.start(later, 1)
+            await here.flows(later, 1)
+            assert (await here.state("session", key)).settlement == elsewhere

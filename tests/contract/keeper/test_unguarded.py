@@ -21,17 +21,18 @@ async def test_a_fact_is_looked_at_until_a_mark_stands_behind_it() -> None:
         await rpc.ask("anvil_mine", hex(5))
         unguarded = Unguarded()
         unguarded.add("a", fact := await fact_in(rpc, 5))
-        assert await unguarded.gone(rpc, await mark_of(rpc, 4)) == []
+        assert await unguarded.gone(rpc, anvil.CHAIN_ID, await mark_of(rpc, 4)) == []
         await rpc.ask("anvil_rollback", 1)
         await rpc.ask("anvil_mine", hex(1), hex(1000))
-        assert await unguarded.gone(rpc, await mark_of(rpc, 4), "another") == []
-        assert await unguarded.gone(rpc, await mark_of(rpc, 4), "a") == [("a", fact)]
+        assert await unguarded.gone(rpc, anvil.CHAIN_ID, await mark_of(rpc, 4), "another") == []
+        assert await unguarded.gone(rpc, 16602, await mark_of(rpc, 4)) == []
+        assert await unguarded.gone(rpc, anvil.CHAIN_ID, await mark_of(rpc, 4), "a") == [("a", fact)]
         unguarded.forget(fact)
         unguarded.add("a", await fact_in(rpc, 5))
-        assert await unguarded.gone(rpc, await mark_of(rpc, 5)) == []
+        assert await unguarded.gone(rpc, anvil.CHAIN_ID, await mark_of(rpc, 5)) == []
         await rpc.ask("anvil_rollback", 1)
         await rpc.ask("anvil_mine", hex(1), hex(2000))
-        assert await unguarded.gone(rpc, await mark_of(rpc, 4)) == []
+        assert await unguarded.gone(rpc, anvil.CHAIN_ID, await mark_of(rpc, 4)) == []
 
 
 async def test_a_block_that_a_node_does_not_have_yet_is_not_one_that_was_taken_back() -> None:
@@ -41,11 +42,11 @@ async def test_a_block_that_a_node_does_not_have_yet_is_not_one_that_was_taken_b
         unguarded = Unguarded(clock=lambda: now)
         late = replace_height(await fact_in(rpc, 5), 6)
         unguarded.add("a", late)
-        assert await unguarded.gone(rpc, await mark_of(rpc, 5)) == []
+        assert await unguarded.gone(rpc, anvil.CHAIN_ID, await mark_of(rpc, 5)) == []
         now += LAG_S - 1
-        assert await unguarded.gone(rpc, await mark_of(rpc, 5)) == []
+        assert await unguarded.gone(rpc, anvil.CHAIN_ID, await mark_of(rpc, 5)) == []
         now += 1
-        assert await unguarded.gone(rpc, await mark_of(rpc, 5)) == [("a", late)]
+        assert await unguarded.gone(rpc, anvil.CHAIN_ID, await mark_of(rpc, 5)) == [("a", late)]
 
 
 def replace_height(at: ChainRef, height: int) -> ChainRef:
