@@ -21,7 +21,8 @@ from services.stack.stack import Stack, stack_of
 async def serve_model(stack: Stack, nodes: int, model: str, pool: str, price_wei_per_s: str) -> None:
     """Start `nodes` local nodes and form a pool over them that serves `model` under the name `pool`.
 
-    A pool with a price gets its coalition, so that it can be paid, and on the local chain its attestors.
+    A pool with a price gets its coalition, so that it can be paid, also after a change of its plan, and on
+    the local chain its attestors.
     """
     directory = local_model(model, stack.settings.model_dirs)
     labels = [f"local-{number + 1}" for number in range(nodes)]
@@ -46,6 +47,7 @@ async def serve_model(stack: Stack, nodes: int, model: str, pool: str, price_wei
         )
         if price_wei_per_s != "0":
             await open_coalition(stack.settings, token, formed["pool_id"], directories, say=say)
+            await stack.follow_plan(formed["pool_id"])
             if stack.chain_is_local:
                 stack.supervisor.say("starting", f"{stack.settings.verifiers} attestors")
                 await stack.add_verifiers(model_dirs)

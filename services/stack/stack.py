@@ -96,6 +96,15 @@ class Stack:
                 spec = Process(f"verifier-{number}", (sys.executable, *words), ready, environment)
                 parts.create_task(self.add(spec))
 
+    async def follow_plan(self, pool_id: str) -> None:
+        """Keep the pool's coalition at the plan that serves, with the payout keys of this directory's nodes.
+
+        Raises NotReady.
+        """
+        argv = (sys.executable, "-m", "services.coalition_following", "--pool", pool_id)
+        ready = log_line('"event": ?"ready"')
+        await self.add(Process("follower", argv, ready, environment_of("follower", self.settings)))
+
     async def join_nodes(
         self, labels: Sequence[str], operator_token: str, model_dirs: Sequence[Path] = ()
     ) -> list[Joined]:
