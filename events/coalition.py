@@ -164,6 +164,10 @@ class Openings:
         """The plan whose operators get what streams now, by `epoch_of`."""
         return self.epoch_of(self.told[-1].gda_pool) if self.told and not self.over else None
 
+    def pays(self, gda_pool: str) -> bool:
+        """Whether what streams now goes there."""
+        return bool(self.told) and not self.over and self.told[-1].gda_pool.lower() == gda_pool.lower()
+
     def decide(
         self, command: CoalitionCommand, price_wei_per_s: str, epochs: Collection[int]
     ) -> tuple[CoalitionEvent, ...]:

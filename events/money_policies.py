@@ -29,7 +29,9 @@ def react(recorded: Recorded, view: View) -> tuple[Reaction, ...]:
             return tuple(_close(recorded, view, "expired"))
         case payment.PaymentReverted():
             return (*_close(recorded, view, "payment_reverted"), *_cancel(recorded, view, "payment_reverted"))
-        case stream.Started() | stream.Stopped() | stream.Liquidated() | stream.Reconciled():
+        case stream.Started():
+            return (*_settle(recorded, view), *_as_told(recorded, view))
+        case stream.Stopped() | stream.Liquidated() | stream.Reconciled():
             return tuple(_settle(recorded, view))
         case stream.Reverted():
             return tuple(_close_again(recorded, view))
@@ -90,20 +92,41 @@ def _follow_requests(recorded: Recorded, view: View) -> Iterator[Do]:
         return
     epoch = max((started.epoch for started in opened.running.values()), default=0)
     if opened.running:
-        epoch = _paying(view, opened.terms.pool_id) or epoch
+        epoch = _paying(view, opened.terms.pool_id, session_id) or epoch
     command = stream.SetActive(opened.voucher.terms, epoch, len(opened.running), recorded.time_unix_ms)
     yield Do("stream", session_id, command, policy_command_id(recorded.event_id, "set-active", 0))
 
 
-def _paying(view: View, pool_id: str) -> int | None:
-    """The plan whose operators the coalition pays; a newer one may serve while its epoch is not open."""
-    state = view.pools.get(pool_id)
-    return state.openings.paying if isinstance(state, pool.Forming) else None
+def _paying(view: View, pool_id: str, session_id: str) -> int | None:
+    """The plan whose operators the coalition pays; a newer one may serve while its epoch is not open.
+
+    A stream may have paid the newest epoch before the log knew that one, and was told with the number that
+    was wanted then. Nothing is left to change on the chain, so that number is wanted as long as it runs.
+    """
+    state, flowing = view.pools.get(pool_id), view.streams.get(session_id)
+    if not isinstance(state, pool.Forming):
+        return None
+    if flowing is not None and flowing.active and state.openings.pays(flowing.seen[-1].gda_pool):
+        return flowing.seen[-1].epoch
+    return state.openings.paying
+
+
+def _as_told(recorded: Recorded, view: View) -> Iterator[Do]:
+    """A start told with another number than is wanted meanwhile, though it pays the epoch that is open."""
+    session_id = recorded.aggregate_id
+    opened, state = view.sessions.get(session_id), view.streams.get(session_id)
+    if opened is None or opened.closing is not None or not opened.running or state is None:
+        return
+    epoch = _paying(view, opened.terms.pool_id, session_id)
+    told = state.seen[-1] if state.seen else None
+    if told is None or not told.active or epoch != told.epoch or epoch == state.wanted.epoch:
+        return
+    command = stream.SetActive(state.terms, epoch, len(opened.running), recorded.time_unix_ms)
+    yield Do("stream", session_id, command, policy_command_id(recorded.event_id, "as-told", 0))
 
 
 def _follow_epoch(recorded: Recorded, view: View) -> Iterator[Do]:
     """The new epoch's operators are paid from now on for what still runs in this pool."""
-    epoch = _paying(view, recorded.aggregate_id) or 0
     running = [
         (session_id, opened)
         for session_id, opened in view.sessions.items()
@@ -112,6 +135,7 @@ def _follow_epoch(recorded: Recorded, view: View) -> Iterator[Do]:
     for n, (session_id, opened) in enumerate(running):
         if opened.voucher is not None:
             terms = opened.voucher.terms
+            epoch = _paying(view, recorded.aggregate_id, session_id) or 0
             command = stream.SetActive(terms, epoch, len(opened.running), recorded.time_unix_ms)
             yield Do("stream", session_id, command, policy_command_id(recorded.event_id, "epoch", n))
 

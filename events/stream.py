@@ -202,7 +202,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Seen:
-    """A fact, reduced to what it does."""
+    """A fact, reduced to what it does. `gda_pool`: whom a start pays, whatever `epoch` it was told with."""
 
     at: ChainRef
     active: int
@@ -213,6 +213,7 @@ class Seen:
     penalty_wei: int
     refund_wei: int
     closed: bool
+    gda_pool: str = ""
 
 
 @dataclass(frozen=True)
@@ -349,7 +350,8 @@ def _seen(fact: Fact) -> Seen:
     match fact:
         case Started():
             rate, hard_stop = int(fact.rate_wei_per_s), fact.hard_stop_unix_s
-            return Seen(fact.at, fact.active, rate, fact.epoch, hard_stop, fact.paid, 0, 0, False)
+            paying = fact.gda_pool
+            return Seen(fact.at, fact.active, rate, fact.epoch, hard_stop, fact.paid, 0, 0, False, paying)
         case Stopped():
             return Seen(fact.at, 0, 0, 0, 0, fact.paid, 0, int(fact.refund_wei), fact.closed)
         case Liquidated():

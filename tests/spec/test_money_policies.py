@@ -137,6 +137,41 @@ def test_a_plan_with_the_same_seats_asks_nothing_new_of_the_chain() -> None:
     assert (same.epoch, same.active) == (1, 1)
 
 
+def two_plans() -> Money:
+    """One request runs in the first plan, which is paid; the second serves."""
+    money = Money()
+    money.tell("pool", paid_by(1, 1), of=POOL)
+    money.tell("session", request_started(1))
+    shards = money.view.pools[POOL].serving.shards  # type: ignore[union-attr]
+    money.tell("pool", pool.Planned(2, shards, "again"), of=POOL)
+    ready = (pool.ShardReady(2, ulid(1), 1), pool.ShardReady(2, ulid(2), 1), pool.EpochChanged(2))
+    money.tell("pool", *ready, of=POOL)
+    return money
+
+
+def test_a_stream_that_paid_an_epoch_before_the_log_knew_it_is_not_asked_again() -> None:
+    """The chain would change nothing, so no fact could ever say that it was done."""
+    money, newest = two_plans(), paid_by(2, 2)
+    money.tell("stream", START, started(2, gda_pool=newest.gda_pool))
+    (same,) = commands(money.tell("pool", newest, of=POOL))
+    assert (same.epoch, same.active) == (1, 1)
+    assert money.view.streams[SESSION].satisfied
+    (more,) = commands(money.tell("session", request_started(2)))
+    assert (more.epoch, more.active) == (1, 2)
+
+
+def test_nor_when_the_log_knows_the_epoch_a_moment_before_the_stream() -> None:
+    money, newest = two_plans(), paid_by(2, 2)
+    (moved,) = commands(money.tell("pool", newest, of=POOL))
+    assert moved.epoch == 2
+    again = stream.StartRequested(2, TERMS, 2, 1, 5)
+    money.tell("stream", START, again)
+    (same,) = commands(money.tell("stream", started(2, gda_pool=newest.gda_pool)))
+    assert (same.epoch, same.active) == (1, 1)
+    money.tell("stream", stream.StartRequested(3, TERMS, 1, 1, 6))
+    assert money.view.streams[SESSION].satisfied
+
+
 def test_a_budget_that_is_used_up_closes_the_session() -> None:
     money = Money()
     money.tell("session", request_started(1))
