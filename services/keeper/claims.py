@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from events import slash
-from events.breach import KINDS
+from events.breach import KINDS, Kind
 from events.chain import ChainRef
 from events.claim import Cancelled, ClaimOpened, Disputed, Executed, Fact, Upheld
 from events.envelope import Cause
@@ -31,6 +31,7 @@ from services.keeper.entries import Reading
 from services.keeper.following import Following
 from services.keeper.progress import Progress
 from services.keeper.reader import AWAY, LONGEST_PAUSE_S, POLL_S
+from services.keeper.unreported import case_of_claim
 from services.log import EventLog
 
 NAMES = ("ClaimOpened", "Disputed", "Ruled", "ClaimCancelled", "Slashed")
@@ -149,7 +150,10 @@ class ClaimReader:
         if said.name == "ClaimOpened":
             session_id = self.following.escrows.get(str(said.values["session"]).lower(), "")
             kind = KINDS[int(said.values["kind"])]
-            self._slashes[coalition, claim_id] = slash_id_of(session_id, str(said.values["operator"]), kind)
+            operator = str(said.values["operator"])
+            about = self._slashes[coalition, claim_id] = slash_id_of(session_id, operator, kind)
+            if about not in self.following.view.slashes:
+                await self._report(about, coalition, session_id, operator, kind, said)
         slash_id = self._slashes.get((coalition, claim_id))
         if slash_id is None:
             log.error("claim_unread", coalition=coalition, claim=claim_id, what=said.name)
@@ -158,11 +162,21 @@ class ClaimReader:
         try:
             new = await self._do(slash_id, slash.Observe(fact), f"claim-fact:{self._key(fact.at)}")
         except SlashUnknown:
-            # Opened by others, on votes that the log never saw: the audit counts its money all the same.
+            # The log can't say what it is about: the audit counts its money all the same.
             log.error("claim_never_reported", coalition=coalition, claim=claim_id, what=said.name)
             return
         if new:
             log.info("claim_fact", slash_id=slash_id, what=said.name, block=fact.at.block_number)
+
+    async def _report(
+        self, slash_id: str, coalition: str, session_id: str, operator: str, kind: Kind, said: Said
+    ) -> None:
+        """Opened by others, on what the log never saw: two receipts, or votes that went past it."""
+        view, at = self.following.view, await self.reading.ref(said.log)
+        at_unix_ms = at.block_unix_s * 1000
+        case = await case_of_claim(self.events, view, session_id, coalition, operator, kind, at_unix_ms)
+        if case is not None:
+            await self._do(slash_id, slash.Report(case), f"claim-case:{slash_id}")
 
     async def _fact(self, said: Said, claim_id: int) -> Fact:
         at, values = await self.reading.ref(said.log), said.values

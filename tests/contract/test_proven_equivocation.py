@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,18 +11,14 @@ from msgspec.structs import replace
 from events.breach import KINDS
 from services.chain.revert import named
 from services.chain.rpc import CallReverted
-from shard_runtime.messages import Sampling
-from shard_runtime.receipt_book import ReceiptBook
-from shard_runtime.receipts import SegmentHashes, SegmentReceipt, Terms, request_hash, token_bytes
+from shard_runtime.receipts import Terms
 from shard_runtime.signing import ReceiptKey
 from tests.aggregates import ulid
 from tests.anvil import deployed_chain
 from tests.coalition_chain import BOND_MICRO, MOST_MICRO, OPERATORS, RECEIPT_KEYS, CoalitionChain
+from tests.equivocating import Signed, Worker, calldata
 from tests.paid_chain import RATE, PaidSession
 
-REQUEST, POOL, ATTEMPT = ulid(601), ulid(500), 7
-PROMPT, ANSWER = tuple(range(40)), tuple(range(100, 130))
-"""A prefill and single tokens: segments 1 and 2."""
 KIND = KINDS.index("equivocation")
 MOST = MOST_MICRO[KIND]
 SECONDS = 30
@@ -33,51 +28,6 @@ class Tolerant(CoalitionChain):
     """Its members may compute other bits."""
 
     deterministic = False
-
-
-@dataclass(frozen=True)
-class Signed:
-    """A receipt as its worker keeps it, and what it is about."""
-
-    terms: Terms
-    request_id: str
-    attempt: int
-    receipt: SegmentReceipt
-
-    def as_tuple(self) -> tuple[object, ...]:
-        """`Receipt` of ICoalition.sol."""
-        hashes = (bytes.fromhex(self.receipt.input_hash), bytes.fromhex(self.receipt.output_hash))
-        request, segment = request_hash(self.request_id), self.receipt.segment
-        return (self.terms.epoch, self.terms.escrow, request, segment, self.attempt, *hashes)
-
-    def signature(self) -> bytes:
-        return bytes.fromhex(self.receipt.signature)
-
-    def altered(self, **changes: object) -> "Signed":
-        return Signed(self.terms, self.request_id, self.attempt, replace(self.receipt, **changes))
-
-
-class Worker:
-    """The part of a shard that signs, with a journal of its own: who restores an older one has a second."""
-
-    def __init__(self, directory: Path, key: ReceiptKey) -> None:
-        directory.mkdir(exist_ok=True)
-        self.book = ReceiptBook(directory, key)
-
-    def serve(
-        self, terms: Terms, lie: int | None = None, request_id: str = REQUEST, attempt: int = ATTEMPT
-    ) -> list[Signed]:
-        """One answer, as the exit of a ring of one. `lie`: the position at which it says another token."""
-        hashes = SegmentHashes(Sampling(seed=11, temperature=0.7))
-        given, at = PROMPT, 0
-        for token in ANSWER:
-            leads_to = at + len(given)
-            said = token + 1 if leads_to == lie else token
-            hashes.add(at, len(given), token_bytes(given), token_bytes((said,)))
-            given, at = (token,), leads_to
-        signed = self.book.sign(POOL, attempt, request_id, terms, hashes.segments())
-        self.book.close()
-        return [Signed(terms, request_id, attempt, one) for one in signed]
 
 
 @pytest_asyncio.fixture
@@ -97,20 +47,9 @@ async def streaming(chain: CoalitionChain) -> tuple[PaidSession, Terms]:
     return paid, Terms(31337, chain.coalition, epoch, paid.escrow)
 
 
-def calldata(chain: CoalitionChain, session: str, first: Signed, second: Signed) -> bytes:
-    return chain.contract.calldata(
-        "proveEquivocation",
-        session,
-        first.as_tuple(),
-        first.signature(),
-        second.as_tuple(),
-        second.signature(),
-    )
-
-
 async def refusal(chain: CoalitionChain, session: str, first: Signed, second: Signed) -> str:
     """The contract's error, by its name."""
-    data = calldata(chain, session, first, second)
+    data = calldata(chain.contract, session, first, second)
     with pytest.raises(CallReverted) as refused:
         await chain.rpc.call(chain.coalition, data, sender=chain.controller)
     return named(refused.value.data).partition("(")[0]
@@ -129,7 +68,7 @@ async def test_two_outputs_that_one_worker_signed_cost_its_bond_at_once(
     other_bond, had = await chain.bond_of(OPERATORS[1]), await chain.usdc_of(chain.payer.address)
     await chain.wait(SECONDS)
     receipt = await chain.send(
-        chain.controller, chain.coalition, calldata(chain, paid.escrow, honest[0], lying[0])
+        chain.controller, chain.coalition, calldata(chain.contract, paid.escrow, honest[0], lying[0])
     )
 
     said = [one for one in map(chain.contract.said, receipt.logs) if one is not None]
