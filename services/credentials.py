@@ -41,6 +41,10 @@ class Principal:
         return self.account or f"key:{self.id}"
 
 
+PASSING = "passing: "
+"""How the label of a credential begins that a process made for itself and revokes at its end."""
+
+
 @dataclass(frozen=True)
 class Issued:
     """A new credential. `token` is nowhere else: it can't be shown again (and is not in the repr)."""
@@ -95,10 +99,14 @@ class Credentials:
         return bool(done.rowcount)
 
     async def any_of(self, kind: Kind) -> bool:
-        """Whether a credential of this kind is in force."""
-        statement = text("SELECT 1 FROM credentials WHERE kind = :kind AND revoked_at IS NULL LIMIT 1")
+        """Whether a credential of this kind is in force that somebody was shown: a passing one was not."""
+        statement = text(
+            "SELECT 1 FROM credentials WHERE kind = :kind AND revoked_at IS NULL"
+            " AND NOT starts_with(label, :passing) LIMIT 1"
+        )
         async with self._engine.connect() as connection:
-            return (await connection.execute(statement, {"kind": kind})).first() is not None
+            found = await connection.execute(statement, {"kind": kind, "passing": PASSING})
+            return found.first() is not None
 
 
 async def create(database_url: str, kind: Kind, label: str) -> tuple[str, str]:
@@ -112,7 +120,7 @@ async def create(database_url: str, kind: Kind, label: str) -> tuple[str, str]:
 
 
 async def exists(database_url: str, kind: Kind) -> bool:
-    """Whether a credential of this kind is in force, on a connection of its own."""
+    """`Credentials.any_of` on a connection of its own."""
     engine = engine_of(database_url)
     try:
         return await Credentials(engine).any_of(kind)

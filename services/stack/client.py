@@ -55,7 +55,7 @@ async def operator_token(settings: Settings, label: str = "computepool command")
     engine = credentials.engine_of(settings.database_url.get_secret_value())
     store = credentials.Credentials(engine)
     try:
-        issued = await store.create("operator", label)
+        issued = await store.create("operator", credentials.PASSING + label)
         try:
             yield issued.token
         finally:
