@@ -86,6 +86,28 @@ def dispute(
         print(f"claim {sent['claim_id']} is disputed: {sent['transaction']}")
 
 
+@slash_app.command("prove")
+def prove(
+    transcripts: Annotated[list[Path], typer.Argument(help="Two transcripts of the same request.")],
+    wallet: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keystore or hex key file, for the gas; default: COMPUTEPOOL_WALLET_KEY in the environment."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the call, send nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Prove to the coalition that a node signed two outputs for one input: no vote, its bond pays at once."""
+    made = asyncio.run(_prove(transcripts, wallet, dry_run))
+    if json:
+        print_json(made)
+    elif dry_run:
+        print(f"node {made['node_id']}, coalition {made['coalition']}: {made['calldata']}")
+    else:
+        print(f"node {made['node_id']} is proven to coalition {made['coalition']}: {made['transaction']}")
+
+
 @slash_app.command("show")
 def show_slashes(
     slash_id: Annotated[str, typer.Argument(help="One breach, with its timeline.")] = "", json: Json = False
@@ -207,6 +229,26 @@ async def _dispute(slash_id: str, directory: Path | None) -> dict[str, Any]:
     async with connected(settings.chain_rpc_url) as rpc:
         sent = await dispute(rpc, mine, shown["report"]["coalition"], int(shown["claim_id"]))
     return {"slash_id": slash_id, "claim_id": shown["claim_id"], "transaction": sent}
+
+
+async def _prove(files: Sequence[Path], wallet: Path | None, dry_run: bool) -> dict[str, Any]:
+    from services.accusing import TranscriptsUnsuited, read_transcript
+    from services.chain.rpc import connected
+    from services.payer import wallet_of
+    from services.proving import contradiction, prove
+    from services.stack.client import local_settings
+
+    if len(files) != 2:
+        raise TranscriptsUnsuited(f"{len(files)} to prove two outputs by")
+    found = contradiction(*(read_transcript(read_file(path)) for path in files))
+    said = {"node_id": found.node_id, "coalition": found.coalition.address}
+    if dry_run:
+        return said | {"calldata": "0x" + found.calldata.hex()}
+    rpc_url = local_settings().chain_rpc_url
+    if rpc_url is None:
+        raise Failure("no_chain", "nothing runs here and CHAIN_RPC_URL is not set", "computepool up")
+    async with connected(rpc_url) as rpc:
+        return said | {"transaction": await prove(rpc, wallet_of(wallet), found)}
 
 
 async def _fetched(path: str) -> bytes:

@@ -6,12 +6,10 @@ Knows no gateway. Source: ICoalition.sol's `dispute`.
 from eth_account.signers.local import LocalAccount
 from eth_utils.address import to_checksum_address
 
-from services.chain import transactions, wallets
 from services.chain.artifacts import artifact
 from services.chain.contract import Contract
-from services.chain.networks import network_of
-from services.chain.revert import named
-from services.chain.rpc import CallReverted, Rpc
+from services.chain.own_call import CallFailed, call_by
+from services.chain.rpc import Rpc
 
 
 class DisputeFailed(Exception):
@@ -27,27 +25,8 @@ async def dispute(rpc: Rpc, payout: LocalAccount, coalition: str, claim_id: int)
     Raises DisputeFailed, also with the contract's error (NotAccused, TooLate, BondTooSmall, ClaimNotIn),
     ReceiptOverdue, ChainAway.
     """
-    network = network_of(await rpc.chain_id())
-    await wallets.fund_local(rpc, payout.address)
     contract = Contract(artifact("Coalition"), to_checksum_address(coalition))
-    data = contract.calldata("dispute", claim_id)
-    if not await rpc.balance(payout.address):
-        raise DisputeFailed(f"{payout.address} has no coins of {network.name} for gas")
     try:
-        gas = await transactions.gas_for(rpc, network, payout.address, contract.address, data)
-    except CallReverted as refused:
-        raise DisputeFailed(named(refused.data)) from refused
-    signed = transactions.sign(
-        payout,
-        network,
-        nonce=await rpc.nonce(payout.address),
-        to=contract.address,
-        data=data,
-        gas=gas,
-        fees=await transactions.fees(rpc, network),
-    )
-    await rpc.send(signed.raw)
-    receipt = await transactions.receipt_of(rpc, signed.hash, network.receipt_within_s)
-    if not receipt.succeeded:
-        raise DisputeFailed(signed.hash)
-    return signed.hash
+        return await call_by(rpc, payout, contract.address, contract.calldata("dispute", claim_id))
+    except CallFailed as failed:
+        raise DisputeFailed(str(failed)) from failed

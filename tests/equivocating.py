@@ -15,6 +15,7 @@ from shard_runtime.receipts import SegmentHashes, SegmentReceipt, Terms, request
 from shard_runtime.signing import ReceiptKey
 from tests.aggregates import ulid
 
+SAMPLING = Sampling(seed=11, temperature=0.7)
 REQUEST, POOL, ATTEMPT = ulid(601), ulid(500), 7
 PROMPT, ANSWER = tuple(range(40)), tuple(range(100, 130))
 """A prefill and single tokens: segments 1 and 2."""
@@ -53,7 +54,7 @@ class Worker:
         self, terms: Terms, lie: int | None = None, request_id: str = REQUEST, attempt: int = ATTEMPT
     ) -> list[Signed]:
         """One answer, as the exit of a ring of one. `lie`: the position at which it says another token."""
-        hashes = SegmentHashes(Sampling(seed=11, temperature=0.7))
+        hashes = SegmentHashes(SAMPLING)
         given, at = PROMPT, 0
         for token in ANSWER:
             leads_to = at + len(given)

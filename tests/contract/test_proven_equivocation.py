@@ -1,9 +1,14 @@
 """What workers sign, before the contract that judges two answers to one input by itself: a real anvil."""
 
 import asyncio
+import json
+import os
+import sys
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from msgspec.structs import replace
@@ -11,12 +16,13 @@ from msgspec.structs import replace
 from events.breach import KINDS
 from services.chain.revert import named
 from services.chain.rpc import CallReverted
-from shard_runtime.receipts import Terms
+from shard_runtime.receipts import NodeReceipts, Terms
 from shard_runtime.signing import ReceiptKey
+from shard_runtime.transcripts import Member, Transcript
 from tests.aggregates import ulid
 from tests.anvil import deployed_chain
 from tests.coalition_chain import BOND_MICRO, MOST_MICRO, OPERATORS, RECEIPT_KEYS, CoalitionChain
-from tests.equivocating import Signed, Worker, calldata
+from tests.equivocating import ANSWER, ATTEMPT, POOL, PROMPT, REQUEST, SAMPLING, Signed, Worker, calldata
 from tests.paid_chain import RATE, PaidSession
 
 KIND = KINDS.index("equivocation")
@@ -143,3 +149,43 @@ async def test_where_members_may_compute_other_bits_nothing_proves_itself(tmp_pa
         first = Worker(tmp_path / "first", RECEIPT_KEYS[0]).serve(terms)
         second = Worker(tmp_path / "second", RECEIPT_KEYS[0]).serve(terms, lie=50)
         assert await refusal(chain, paid.escrow, first[0], second[0]) == "NotDeterministic"
+
+
+def transcript(terms: Terms, signed: list[Signed]) -> Transcript:
+    """As the payer keeps it, of a ring of one."""
+    receipts = (NodeReceipts(ulid(100), tuple(one.receipt for one in signed)),)
+    member = Member(ulid(100), RECEIPT_KEYS[0].address, 0, 2)
+    told = (SAMPLING, "0" * 64, PROMPT, ANSWER, 0, receipts)
+    return Transcript(1, terms, POOL, ulid(600), REQUEST, ATTEMPT, "0" * 64, "float32", (member,), *told)
+
+
+async def test_a_person_proves_it_from_two_transcripts_with_a_wallet_of_his_own(
+    chain: CoalitionChain, tmp_path: Path
+) -> None:
+    _, terms = await streaming(chain)
+    files = [tmp_path / name for name in ("first.json", "second.json", "again.json")]
+    for file, lie in zip(files, (None, 50, None), strict=True):
+        signed = Worker(tmp_path / file.stem, RECEIPT_KEYS[0]).serve(terms, lie=lie)
+        file.write_bytes(msgspec.json.encode(transcript(terms, signed)))
+    first, second, again = map(str, files)
+    assert "nothing_twice" in (await prove(chain, first, again))["error"]
+    assert "transcripts_unsuited" in (await prove(chain, first))["error"]
+    dry = await prove(chain, first, second, "--dry-run")
+    assert (dry["node_id"], dry["coalition"]) == (ulid(100), chain.coalition)
+    assert await chain.rpc.call(chain.coalition, bytes.fromhex(dry["calldata"][2:]), sender=chain.controller)
+    assert await chain.contract.read(chain.rpc, "claimCount") == 0
+    sent = await prove(chain, first, second)
+    assert (await chain.rpc.receipt(sent["transaction"])).succeeded  # type: ignore[union-attr]
+    assert await chain.bond_of(OPERATORS[0]) == BOND_MICRO - MOST
+    assert "ClaimExists" in (await prove(chain, second, first))["error"]
+
+
+async def prove(chain: CoalitionChain, *words: str) -> dict[str, Any]:
+    """What the command prints as JSON, or its error."""
+    environment = {**os.environ, "CHAIN_RPC_URL": chain.rpc.url, "COMPUTEPOOL_STATE_DIR": "/nonexistent"}
+    environment |= {"COMPUTEPOOL_WALLET_KEY": "0x" + "51" * 32}
+    command = (sys.executable, "-m", "services.cli", "slash", "prove", *words, "--json")
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, env=environment)
+    out, said = await process.communicate()
+    return {"error": said.decode()} if process.returncode else dict(json.loads(out))
