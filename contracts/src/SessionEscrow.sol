@@ -307,9 +307,11 @@ contract SessionEscrow is ISessionEscrow, ReentrancyGuardTransient {
     function _close(Terms memory agreed) private {
         _setActive(agreed, 0, true);
         state = State.Closed;
-        uint256 left = USDCX.balanceOf(address(this));
-        uint256 micro = (!_lost && left > _unspent() ? _unspent() : left) / WEI_PER_MICRO;
-        emit Closed(uint64(block.timestamp), spent(), micro, left - micro * WEI_PER_MICRO);
+        // Unless a stream was lost, what the session has not spent is there to the wei; to ask for the balance
+        // would cost more gas than all else here. Should it not be there, the refund is held (`claimRefund`).
+        uint256 left = _lost ? USDCX.balanceOf(address(this)) : _unspent();
+        uint256 micro = left / WEI_PER_MICRO;
+        emit Closed(uint64(block.timestamp), _lost ? spent() : _spent, micro, left - micro * WEI_PER_MICRO);
         if (micro == 0) return;
         try USDCX.downgradeTo(payer, micro * WEI_PER_MICRO) {
             emit RefundPaid(payer, micro);

@@ -69,7 +69,7 @@ interface ISessionEscrow {
     /// @param endedAt unix seconds, the stop block's timestamp
     /// @param spent wei: streamed and paid as minimum, all of it to the gda_pools' members
     /// @param refund micro-USDC to the payer
-    /// @param dust wei left behind: what is too small for USDC, and what strangers gave (`claimRefund` pays that out)
+    /// @param dust wei of the session's own that are too small for USDC (what strangers gave, `claimRefund` pays out)
     event Closed(uint64 endedAt, uint256 spent, uint256 refund, uint256 dust);
     /// @param micro micro-USDC
     event RefundPaid(address indexed payer, uint256 micro);
