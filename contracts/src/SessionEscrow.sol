@@ -15,6 +15,8 @@ contract SessionEscrow is ISessionEscrow, ReentrancyGuardTransient {
     uint256 private constant WEI_PER_MICRO = 1e12;
     uint256 private constant MOST_CONCURRENT = 8;
     uint256 private constant RECLAIM_DELAY = 30 days;
+    /// More than a refund takes: who gives less would have it held, and an estimate looks for the least.
+    uint256 private constant REFUND_GAS = 400_000;
     bytes32 private constant DOMAIN_TYPEHASH =
         keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)");
     bytes32 private constant STOP_TYPEHASH = keccak256("Stop(uint256 nonce,uint256 deadline)");
@@ -313,6 +315,7 @@ contract SessionEscrow is ISessionEscrow, ReentrancyGuardTransient {
         uint256 micro = left / WEI_PER_MICRO;
         emit Closed(uint64(block.timestamp), _lost ? spent() : _spent, micro, left - micro * WEI_PER_MICRO);
         if (micro == 0) return;
+        if (gasleft() < REFUND_GAS) revert TooLittleGas(REFUND_GAS);
         try USDCX.downgradeTo(payer, micro * WEI_PER_MICRO) {
             emit RefundPaid(payer, micro);
         } catch {

@@ -196,6 +196,23 @@ contract SessionAttacksTest is SessionWorld {
         session.claimRefund();
     }
 
+    function test_whoever_closes_with_little_gas_closes_nothing_and_holds_no_refund_back() external {
+        ISessionEscrow session = opened(someTerms(), 1);
+        pass(10);
+        uint256 given = 200_000;
+        while (true) {
+            vm.prank(payer);
+            try session.close{gas: given}() {
+                break;
+            } catch {
+                holds(session.state() == ISessionEscrow.State.Open);
+                given += 5000;
+            }
+        }
+        holds(given > 700_000);
+        same(usdc.balanceOf(payer), before - 500);
+    }
+
     function test_a_blacklisted_payer_stops_no_one_from_closing_and_is_paid_later() external {
         ISessionEscrow session = opened(someTerms(), 1);
         pass(10);

@@ -101,6 +101,8 @@ interface ISessionEscrow {
     error SignatureInvalid();
     error SignatureExpired();
     error TransferRefused();
+    /// @notice A refund would run out of gas, of which so much must be left for it.
+    error TooLittleGas(uint256 needed);
     error TooManyActive(uint32 maxConcurrent);
     /// @notice The coalition has no epoch to pay.
     error NoEpoch();
