@@ -187,9 +187,13 @@ async def test_a_paid_request_whose_money_does_not_flow_is_not_computed_and_not_
     assert from_header(answer.headers[RESPONSE], Settlement).success
     assert market.peer.generated == []
     key = answer.headers[session_keys.HEADER]
-    async with market.house.client(key) as client:
+
+    async def is_shown() -> bool:
         shown = (await client.get(f"/sessions/{answer.headers['x-computepool-session']}")).json()
-    assert shown["request_list"][0]["error_code"] == "stream_not_started"
+        return bool(shown["request_list"][0]["error_code"] == "stream_not_started")
+
+    async with market.house.client(key) as client:
+        await until(is_shown)
 
 
 async def test_a_session_key_opens_its_session_alone_and_closing_asks_for_money_again(market: Market) -> None:
