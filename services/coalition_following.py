@@ -73,6 +73,14 @@ def longest_pause_s(failure: Exception) -> float | None:
     return LONGEST_PAUSE_OF_A_RUN_S if isinstance(failure, CoalitionRunFailed) else LONGEST_PAUSE_S
 
 
+async def wait_out(failure: Exception, patience: Patience) -> None:
+    """Raises it when no waiting can help."""
+    longest_s = longest_pause_s(failure)
+    if longest_s is None:
+        raise failure
+    await patience.wait(f"waiting: {str(failure) or type(failure).__name__}", longest_s)
+
+
 async def follow_plan(
     settings: Settings,
     operator_token: str,
@@ -120,10 +128,7 @@ async def _follow(
                     paid = pool["paid_epoch"]
                     opened(pool)
         except WAITED_FOR as failure:
-            longest_s = longest_pause_s(failure)
-            if longest_s is None:
-                raise
-            await patience.wait(f"waiting: {failure or type(failure).__name__}", longest_s)
+            await wait_out(failure, patience)
             continue
         if step == "end":
             patience.say(f"pool {pool['pool_id']} is retired")

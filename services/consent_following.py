@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from services.chain.consents import bond_nonce
-from services.coalition_following import LONGEST_PAUSE_S, LOOK_EVERY_S, WAITED_FOR, longest_pause_s, step_of
+from services.coalition_following import LONGEST_PAUSE_S, LOOK_EVERY_S, WAITED_FOR, step_of, wait_out
 from services.coalition_opening import Say, plan_of
 from services.gateway_rest import checked, client
 from services.patience import Patience
@@ -57,10 +57,7 @@ async def follow_consents(
                         given(await found.give())
                         last = now
             except WAITED_FOR as failure:
-                longest_s = longest_pause_s(failure)
-                if longest_s is None:
-                    raise
-                await patience.wait(f"waiting: {failure or type(failure).__name__}", longest_s)
+                await wait_out(failure, patience)
                 continue
             await patience.wait(f"waiting: {why}", LONGEST_PAUSE_S)
 
