@@ -92,7 +92,7 @@ class ClaimReader:
                 await self.progress.reached(-1)
                 await self._begin()
                 continue
-            await self._take_back_unguarded()
+            await self.following.unguarded["slash"].take_back(self.reading, self._marks[-1], self._revert)
             if step is not None:
                 await self._take(step.logs)
                 self._marks = logs.after(self._marks, step)
@@ -113,16 +113,8 @@ class ClaimReader:
                     await self._revert(slash_id, fact.at)
         self._marks = (mark,)
 
-    async def _take_back_unguarded(self) -> None:
-        unguarded = self.following.unguarded["slash"]
-        gone = await unguarded.gone(self.reading.rpc, self.reading.network.chain_id, self._marks[-1])
-        for slash_id, at in gone:
-            log.warning("fact_taken_back", kind="slash", id=slash_id, block=at.block_number)
-            await self._revert(slash_id, at)
-            unguarded.forget(at)
-
     async def _revert(self, slash_id: str, at: ChainRef) -> None:
-        await self._do(slash_id, slash.Revert(at), f"revert:{self._key(at)}")
+        await self._do(slash_id, slash.Revert(at), f"revert:{self.following.telling(at)}")
 
     async def _catch_up(self) -> None:
         """Coalitions that were never read, up to the newest mark."""
@@ -160,7 +152,9 @@ class ClaimReader:
             return
         fact = await self._fact(said, claim_id)
         try:
-            new = await self._do(slash_id, slash.Observe(fact), f"claim-fact:{self._key(fact.at)}")
+            new = await self._do(
+                slash_id, slash.Observe(fact), f"claim-fact:{self.following.telling(fact.at)}"
+            )
         except SlashUnknown:
             # The log can't say what it is about: the audit counts its money all the same.
             log.error("claim_never_reported", coalition=coalition, claim=claim_id, what=said.name)
@@ -192,10 +186,6 @@ class ClaimReader:
             case _:
                 paid = (int(values["toPayer"]), int(values["toTreasury"]))
                 return Executed(claim_id, str(values["payer"]).lower(), *paid, at)
-
-    def _key(self, at: ChainRef) -> str:
-        """Names this telling of a fact: one that was taken back may be told again."""
-        return f"{at.key}:{self.following.told[at.key]}"
 
     async def _do(self, slash_id: str, command: Any, command_id: str) -> bool:
         """Until the log holds it and the view shows it; whether it is new. Raises SlashUnknown."""

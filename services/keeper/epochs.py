@@ -72,15 +72,13 @@ class EpochReader:
                 del self._marks[pool_id]
                 return
             unguarded = self.following.unguarded["pool"]
-            for _, at in await unguarded.gone(rpc, network.chain_id, marks[-1], pool_id):
-                await self._revert(pool_id, at)
-                unguarded.forget(at)
+            await unguarded.take_back(self.reading, marks[-1], self._revert, pool_id)
             if step is None:
                 return
             for said in _ends(last.coalition, step.logs):
                 at = await self.reading.ref(said.log)
                 ended = coalition.CoalitionEnded(last.coalition, int(said.values["epoch"]), at)
-                command_id = f"coalition-ended:{pool_id}:{self._telling(at.key)}"
+                command_id = f"coalition-ended:{pool_id}:{self.following.telling(at)}"
                 await self._tell(control.EndCoalition(pool_id, ended), command_id)
             self._marks[pool_id] = logs.after(marks, step)
 
@@ -92,12 +90,8 @@ class EpochReader:
                 await self._revert(pool_id, at)
 
     async def _revert(self, pool_id: str, at: ChainRef) -> None:
-        command_id = f"coalition-end-reverted:{pool_id}:{self._telling(at.key)}"
+        command_id = f"coalition-end-reverted:{pool_id}:{self.following.telling(at)}"
         await self._tell(control.RevertCoalitionEnd(pool_id, at), command_id)
-
-    def _telling(self, key: str) -> str:
-        """Names this telling of a fact: one that was taken back may be told again."""
-        return f"{key}:{self.following.told[key]}"
 
     async def _tell(self, fact: control.KeeperAsk, command_id: str) -> None:
         """Until the log holds it and the view shows it."""

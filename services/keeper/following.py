@@ -4,7 +4,7 @@ Folded from the log alone. Knows no chain.
 """
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -16,6 +16,8 @@ from services.keeper.unguarded import Unguarded
 from services.log import EventLog
 
 CHAIN_FACTS = (payment.PaymentSettled, *get_args(stream.Fact), *get_args(claim.Fact), pool.CoalitionEnded)
+KINDS = ("session", "stream", "slash", "pool")
+"""Of the aggregates that have them."""
 
 
 @dataclass
@@ -46,7 +48,7 @@ class Following:
     """Open runs -> when they were asked for."""
     attempts: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)
     """(subject, step) -> its last attempt and that one's run."""
-    unguarded: dict[str, Unguarded] = field(default_factory=lambda: defaultdict(Unguarded))
+    unguarded: dict[str, Unguarded] = field(default_factory=lambda: {kind: Unguarded(kind) for kind in KINDS})
     """By kind of aggregate: facts that came into the log and may be on no chain any more."""
     moved: asyncio.Condition = field(default_factory=asyncio.Condition)
     caught_up: asyncio.Event = field(default_factory=asyncio.Event)
@@ -108,6 +110,10 @@ class Following:
         """The log's epoch whose operators this gda_pool pays."""
         state = self.view.pools.get(pool_id)
         return state.openings.epoch_of(gda_pool) if isinstance(state, pool.Forming) else None
+
+    def telling(self, at: ChainRef) -> str:
+        """Names this telling of a fact: one that was taken back may be told again."""
+        return f"{at.key}:{self.told[at.key]}"
 
     def forget(self) -> None:
         """Sessions that the view has forgotten."""

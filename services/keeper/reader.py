@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any, Literal
 
@@ -100,7 +101,9 @@ class ChainReader:
                 await self._begin()
                 self.taken_back.set()
                 continue
-            await self._take_back_unguarded(newest)
+            for kind in REVERTS:
+                revert = partial(self._revert, kind)
+                await self.following.unguarded[kind].take_back(self.reading, newest, revert)
             self._forget()
             if not await self._catch_up():
                 continue
@@ -137,16 +140,8 @@ class ChainReader:
         self._marks = (mark,)
         await self._arrivals(mark.number)
 
-    async def _take_back_unguarded(self, mark: Mark) -> None:
-        chain_id = self.reading.network.chain_id
-        for kind in REVERTS:
-            for key, at in await self.following.unguarded[kind].gone(self.reading.rpc, chain_id, mark):
-                log.warning("fact_taken_back", kind=kind, id=key, block=at.block_number)
-                await self._revert(kind, key, at)
-                self.following.unguarded[kind].forget(at)
-
     async def _revert(self, kind: str, key: str, at: ChainRef) -> None:
-        await self._do(kind, key, REVERTS[kind](at), f"revert:{self._key(at)}")
+        await self._do(kind, key, REVERTS[kind](at), f"revert:{self.following.telling(at)}")
 
     async def _catch_up(self) -> bool:
         """Escrows that were never read, up to the newest mark; nothing follows an entry that closed one.
@@ -207,7 +202,7 @@ class ChainReader:
 
     async def _observe(self, paid: Paid, change: Change, ours: bool) -> None:
         fact = self._fact(paid, change, ours)
-        command_id = f"fact:{self._key(change.at)}"
+        command_id = f"fact:{self.following.telling(change.at)}"
         try:
             new = await self._do("stream", paid.session_id, stream.Observe(fact), command_id)
         except stream.StreamUnknown:
@@ -250,11 +245,9 @@ class ChainReader:
             found = await self.reading.arrival(terms.escrow, terms.payer, paid.voucher.nonce, first, upto)
             if found is not None:
                 confirm = payment.ConfirmPayment(found)
-                await self._do("session", paid.session_id, confirm, f"confirm:{self._key(found)}")
-
-    def _key(self, at: ChainRef) -> str:
-        """Names this telling of a fact: one that was taken back may be told again."""
-        return f"{at.key}:{self.following.told[at.key]}"
+                await self._do(
+                    "session", paid.session_id, confirm, f"confirm:{self.following.telling(found)}"
+                )
 
     async def _do(self, kind: str, key: str, command: Any, command_id: str) -> bool:
         """Until the log holds it and the view shows it; whether it is new to the log.

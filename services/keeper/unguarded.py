@@ -6,15 +6,22 @@ itself. Knows no aggregate.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+
+import structlog
 
 from events.chain import ChainRef
 from services.chain.logs import Mark
 from services.chain.rpc import NoSuchBlock, Rpc
+from services.keeper.entries import Reading
 
+Revert = Callable[[str, ChainRef], Awaitable[None]]
+"""Tells the log that this fact of this aggregate did not happen."""
 LAG_S = 15.0
 """So long a node of the chain may not have a block yet that another one had already."""
+
+log = structlog.get_logger("keeper")
 
 
 @dataclass
@@ -26,8 +33,9 @@ class _Fact:
 
 @dataclass
 class Unguarded:
-    """By the fact's key. `clock`: seconds, from anywhere on."""
+    """By the fact's key. `kind`: of the aggregates; `clock`: seconds, from anywhere on."""
 
+    kind: str = ""
     clock: Callable[[], float] = time.monotonic
     _facts: dict[str, _Fact] = field(default_factory=dict)
 
@@ -39,6 +47,13 @@ class Unguarded:
 
     def clear(self) -> None:
         self._facts.clear()
+
+    async def take_back(self, reading: Reading, mark: Mark, revert: Revert, only: str | None = None) -> None:
+        """Tell the log of each that is `gone`. Raises what `gone` and `revert` raise."""
+        for aggregate_id, at in await self.gone(reading.rpc, reading.network.chain_id, mark, only):
+            log.warning("fact_taken_back", kind=self.kind, id=aggregate_id, block=at.block_number)
+            await revert(aggregate_id, at)
+            self.forget(at)
 
     async def gone(
         self, rpc: Rpc, chain_id: int, mark: Mark, only: str | None = None
