@@ -183,6 +183,8 @@ async def test_an_account_claims_no_more_than_was_computed_however_a_request_end
 
 async def test_a_request_that_moved_has_receipts_of_its_new_ring(shards: Ring, llama: Path) -> None:
     """They begin behind the KV that moved, and count no token of the old ring."""
+    pool_id = await shards.load(llama, CUTS[3])  # so that leaver and successor know the way to each other
+    await shards.generate(pool_id, PROMPT, max_tokens=2, sampling=SAMPLED, terms=TERMS)
     cast = Cast(shards, llama, CUTS[2], manifest_of(llama).digest, "float32")
     await cast.load((0, 1))
     outcome = await cast.ask(PROMPT, max_tokens=200, sampling=SAMPLED, terms=TERMS)
